@@ -1,0 +1,31 @@
+# Every target sets up .venv by itself; only python3 (3.11 or newer) is needed.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: sweep test check bench format clean
+
+sweep: $(READY) ## train and answer the default question
+	$(BIN)/python -m archsweep heads_vs_layers
+
+test: $(READY) ## all tests, slow ones included
+	$(BIN)/python -m pytest
+
+check: $(READY) ## what every commit passes: lint, types, fast tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m "not slow"
+
+bench: $(READY) ## measure what benchmarks/RESULTS.md and the README quote
+	$(BIN)/python -m benchmarks
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "archsweep needs Python 3.11 or newer; name one: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $(READY)

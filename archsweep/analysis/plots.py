@@ -1,0 +1,251 @@
+"""The figures: training curves, heat map, differences to the best, learning rates. Each function returns a matplotlib figure."""
+
+from __future__ import annotations
+
+import math
+from contextlib import contextmanager
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import EngFormatter, FuncFormatter, NullLocator
+
+from archsweep.analysis.compare import BEST, BETTER, LR_CONFOUNDED, Comparison, compare_experiments, loss, words
+from archsweep.analysis.statistics import finished_loss, fit_layout, losses_by_seed
+from archsweep.atomic import write_atomically
+from archsweep.errors import RecordError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+
+    from archsweep.analysis.source import Given
+
+# Colours that stay apart for colour-blind readers (seaborn's "colorblind", without its palest), with a marker each for print.
+PALETTE = ("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#56b4e9")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+INK, RULE, MUTED, PAPER = "#1f2930", "#dfe3e8", "#9aa4ad", "#fefefe"
+
+MOST_VARIANTS = 30  # in one figure: what a page holds
+MOST_CELLS = 12  # on a side of a heat map whose cells are wide enough for text
+
+_STYLE = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": RULE,
+    "grid.linewidth": 0.8,
+    "text.color": INK,
+    "text.parse_math": False,  # a name may hold dollar signs
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "figure.facecolor": PAPER,
+    "axes.facecolor": "none",
+    "svg.fonttype": "path",
+    "svg.hashsalt": "archsweep",
+}
+
+
+def plot_training_curves(source: Given | Comparison, path: str | Path | None = None) -> Figure:
+    """Validation loss against tokens, each variant at its best setting: the mean, and a band from the lowest seed to the highest."""
+    comparison = compare_experiments(source)
+    curves = _best_curves(comparison)
+    if curves.empty:
+        raise RecordError(f"{comparison.source.name} has no evaluations of a finished setting to draw. Give a sweep's folder.")
+    x = "tokens" if curves["tokens"].notna().all() else "evaluation"
+    with _figure(6.4, 4.4 + _legend_height(comparison), path) as (figure, axes):
+        for name, colour, marker, order in _series(comparison):
+            rows = curves[curves["variant"] == name]
+            sns.lineplot(
+                rows, x=x, y="val_loss", color=colour, marker=marker, markersize=5, markeredgewidth=0, zorder=order,
+                errorbar=("pi", 100), err_kws={"alpha": 0.15, "linewidth": 0}, label=name if order > 1 else "_grey", ax=axes, legend=False,
+            )  # fmt: skip
+        axes.set(xlabel="training tokens" if x == "tokens" else "evaluation", ylabel="validation loss (nats/token)")
+        if x == "tokens":
+            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        _legend(comparison, axes)
+    return figure
+
+
+def plot_heat_map(source: Given | Comparison, path: str | Path | None = None) -> Figure:
+    """Mean validation loss over two compared dimensions, ± half of its 95 % interval; the best cell is framed."""
+    comparison = compare_experiments(source)
+    if len(comparison.source.compare) != 2:
+        raise RecordError(
+            f"A heat map needs two compared dimensions, got {', '.join(comparison.source.compare)}. Draw differences instead."
+        )
+    column, row = comparison.source.compare
+    table = comparison.table.assign(text=_cell_texts(comparison))
+    means = table.pivot(index=row, columns=column, values="mean").astype(float)
+    texts = table.pivot(index=row, columns=column, values="text").reindex_like(means).astype(object)
+    texts = texts.where(texts.notna(), "")
+    wide = max(means.shape) <= MOST_CELLS
+    cell = (1.15, 0.75) if wide else (0.3, 0.3)
+    with _figure(2.6 + cell[0] * means.shape[1], 1.5 + cell[1] * means.shape[0], path) as (figure, axes):
+        heat = sns.heatmap(
+            means, annot=texts.to_numpy() if wide else None, fmt="", cmap="crest", linewidths=2 if wide else 0.5, linecolor=PAPER, ax=axes,
+            cbar_kws={"label": "validation loss (nats/token)"}, annot_kws={"fontsize": 9},
+        )  # fmt: skip
+        heat.grid(False)
+        heat.tick_params(length=0)
+        heat.set(xlabel=words(column), ylabel=words(row))
+        heat.invert_yaxis()
+        if wide:
+            _cells_without_loss(heat, means, texts)
+        if means.notna().any(axis=None):
+            y, x = map(int, np.unravel_index(np.nanargmin(means.to_numpy()), means.shape))
+            heat.add_patch(Rectangle((x, y), 1, 1, fill=False, edgecolor=PALETTE[3], linewidth=2.5, clip_on=False))
+    return figure
+
+
+def plot_differences(source: Given | Comparison, path: str | Path | None = None) -> Figure:
+    """Each variant's difference to the best with its 95 % interval; filled where the verdict is BETTER, hollow where it is not decided."""
+    comparison = compare_experiments(source)
+    table = comparison.table[comparison.table["mean"].notna()].head(MOST_VARIANTS)
+    with _figure(6.4, 1.2 + 0.32 * len(table), path) as (figure, axes):
+        axes.axvline(0, color=INK, linewidth=1)
+        for y, (_, row) in enumerate(table.iterrows()):
+            _interval(axes, y, row)
+        axes.set_yticks(range(len(table)), list(table["variant"]))
+        axes.set_ylim(len(table) - 0.4, -0.6)
+        axes.grid(False, axis="y")
+        axes.tick_params(axis="y", length=0)
+        axes.set(xlabel="validation loss above the best (nats/token)")
+    return figure
+
+
+def plot_learning_rates(source: Given | Comparison, path: str | Path | None = None) -> Figure:
+    """Validation loss against learning rate: a line through each variant's means, a point per seed, its best rate ringed."""
+    comparison = compare_experiments(source)
+    results = comparison.source.results
+    seeds = results.assign(loss=finished_loss(results)).dropna(subset=["loss", "learning_rate"]).astype({"learning_rate": float})
+    best = comparison.table.set_index("variant")
+    with _figure(6.4, 4.4 + _legend_height(comparison), path) as (figure, axes):
+        for name, colour, marker, order in _series(comparison):
+            rows = seeds[seeds["variant"] == name]
+            means = rows.groupby("learning_rate")["loss"].mean()
+            label = name if order > 1 else "_grey"
+            axes.plot(rows["learning_rate"], rows["loss"], marker, color=colour, markersize=3.5, alpha=0.45, mew=0, zorder=order)
+            axes.plot(means.index, means, color=colour, linewidth=1.6, label=label, zorder=order)
+            if pd.notna(best.loc[name, "mean"]):
+                at, lowest = float(best.loc[name, "learning_rate"]), float(best.loc[name, "mean"])
+                axes.plot([at], [lowest], marker, markersize=9, mew=1.8, color=colour, markerfacecolor=PAPER, zorder=order + 20)
+        axes.set_xscale("log")
+        axes.set_xticks(sorted(seeds["learning_rate"].unique()))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set(xlabel="peak learning rate (log scale)", ylabel="validation loss (nats/token)")
+        _legend(comparison, axes)
+    return figure
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as a PNG for documents."""
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=160, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def svg(figure: Figure) -> str:
+    """A figure as SVG text, without date and metadata."""
+    buffer = BytesIO()
+    with mpl.rc_context(_STYLE):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    return buffer.getvalue().decode()
+
+
+@contextmanager
+def _figure(width: float, height: float, path: str | Path | None) -> Iterator[tuple[Figure, Axes]]:
+    """A figure that no window and no global state knows of, drawn in our style and saved to `path` at the end."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure, figure.add_subplot()
+        if path is not None:
+            write_atomically(path, png(figure))
+
+
+def _best_curves(comparison: Comparison) -> pd.DataFrame:
+    """The evaluations of every variant's best setting, numbered along the training."""
+    ranked = comparison.table[comparison.table["mean"].notna()]
+    curves = comparison.source.curves.merge(ranked[["variant", "learning_rate", "weight_decay"]].convert_dtypes(), how="inner")
+    curves["evaluation"] = curves.groupby(["trial_id", "seed", "learning_rate", "weight_decay"]).cumcount() + 1
+    curves = curves[["variant", "seed", "evaluation", "tokens", "val_loss"]].dropna(subset=["val_loss"])
+    return curves.astype({"val_loss": float, "evaluation": int, **({"tokens": int} if curves["tokens"].notna().all() else {})})
+
+
+def _series(comparison: Comparison) -> Iterator[tuple[str, str, str, int]]:
+    """Name, colour, marker and drawing order of each variant by rank: the leading ones in colour, on top; all others grey."""
+    names = list(comparison.table["variant"].head(MOST_VARIANTS))
+    for rank, name in reversed(list(enumerate(names))):
+        leading = rank < len(PALETTE)
+        yield name, PALETTE[rank] if leading else MUTED, MARKERS[rank] if leading else ".", 2 + len(PALETTE) - rank if leading else 1
+
+
+def _legend(comparison: Comparison, axes: Axes) -> None:
+    """A legend below the axes, the best variant first."""
+    ranks = {name: rank for rank, name in enumerate(comparison.table["variant"])}
+    entries = sorted(zip(*axes.get_legend_handles_labels(), strict=True), key=lambda entry: ranks[entry[1]])
+    if entries:
+        handles, labels = zip(*entries, strict=True)
+        title = "best first, others in grey" if comparison.table["mean"].notna().sum() > len(PALETTE) else "best first"
+        axes.figure.legend(
+            handles, labels, loc="outside lower left", ncols=_LEGEND_COLUMNS, title=title, alignment="left", fontsize=9, title_fontsize=9
+        )
+
+
+_LEGEND_COLUMNS = 2
+
+
+def _legend_height(comparison: Comparison) -> float:
+    """Inches that the legend adds to a figure, so that its axes keep their size."""
+    return 0.2 * math.ceil(min(len(PALETTE), len(comparison.table)) / _LEGEND_COLUMNS)
+
+
+def _interval(axes: Axes, y: int, row: pd.Series) -> None:
+    decided, best = row["verdict"] == BETTER, row["verdict"] == BEST
+    colour = PALETTE[0] if decided or best else PALETTE[3] if row["verdict"] == LR_CONFOUNDED else MUTED
+    if pd.notna(row["low"]):
+        axes.plot([row["low"], row["high"]], [y, y], color=colour, linewidth=2.2, solid_capstyle="round", zorder=3)
+    x = 0.0 if best else row["difference"]
+    fill = colour if decided or best else PAPER
+    axes.plot([x], [y], "D" if best else "o", color=colour, markerfacecolor=fill, markersize=7, markeredgewidth=1.8, zorder=4)
+
+
+def _cell_texts(comparison: Comparison) -> list[str]:
+    """Of each variant: its mean ± half of the interval that the layout's pooled error gives it, or why it has none."""
+    halves = _half_widths(comparison)
+    texts = []
+    for _, row in comparison.table.iterrows():
+        half = halves.get(row["variant"], float("nan"))
+        mean = f"{loss(row['mean'])}" if pd.notna(row["mean"]) else str(row["verdict"]).lower()
+        texts.append(f"{mean}\n± {half:.3f}" if np.isfinite(half) else mean)
+    return texts
+
+
+def _half_widths(comparison: Comparison) -> dict[Any, float]:
+    ranked = comparison.table[comparison.table["mean"].notna()]
+    if ranked.empty:
+        return {}
+    return dict(fit_layout(losses_by_seed(comparison.source.results, ranked)).half_widths)
+
+
+def _cells_without_loss(axes: Axes, means: pd.DataFrame, texts: pd.DataFrame) -> None:
+    for y, x in np.argwhere(means.isna().to_numpy()):
+        axes.text(x + 0.5, y + 0.5, texts.iloc[y, x] or "not run", ha="center", va="center", fontsize=8, color=MUTED)

@@ -1,0 +1,285 @@
+"""ExperimentConfig: everything that decides what a GPT-2 trains to, in flat fields with the field's usual names."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
+
+from archsweep.atomic import write_atomically
+from archsweep.errors import ConfigError, nearest
+
+# Part of every trial's identity. Raise it when a change alters what a config trains to: recorded trials are then trained again.
+TRAINER_VERSION = 1
+
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+DATASET_PATTERN = r"stdlib|text:.+|hf:[^:\s]+(:[^:\s]+){0,2}"
+TUNABLE = ("learning_rate", "weight_decay")  # neither changes a tensor's shape, so all their values train as one stack
+
+
+class Replica(BaseModel):
+    """One trained model of a variant: a setting of what is tuned, and a seed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int
+    learning_rate: float
+    weight_decay: float
+
+
+class ExperimentConfig(BaseModel):
+    """One architecture and how it is trained; frozen, checked as a whole, JSON both ways.
+
+    Sizes that are left out follow from the others: `hidden_size` is `num_heads * head_dim`, `ffn_size` is `4 * hidden_size`.
+    Training lasts `max_tokens` tokens, or `num_epochs` passes over the training split where `max_tokens` is None.
+    `warmup` is a fraction of the steps below 1, a number of steps from 1 on; `grad_clip` 0 clips nothing.
+    Raises ConfigError with every fault at once.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+    experiment_name: str = "experiment"
+
+    # The architecture.
+    family: Literal["gpt2", "llama"] = "gpt2"
+    num_layers: int = Field(6, ge=1)
+    num_heads: int = Field(4, ge=1)
+    head_dim: int = Field(64, ge=1)
+    hidden_size: int = Field(0, ge=1)
+    ffn_size: int = Field(0, ge=1)
+    context_length: int = Field(128, ge=2)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    model_overrides: dict[str, JsonValue] = Field(default_factory=dict)
+
+    # The text and its alphabet.
+    dataset: str = "stdlib"
+    tokenizer: str = "bpe"
+    vocab_size: int = Field(512, ge=2)
+    validation_fraction: float = Field(0.1, gt=0, lt=1)
+
+    # The optimisation.
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.1, ge=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    grad_clip: float = Field(1.0, ge=0)
+    batch_size: int = Field(16, ge=1)
+    gradient_accumulation_steps: int = Field(1, ge=1)
+    warmup: float = Field(0.05, ge=0)
+    lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
+    num_epochs: int = Field(1, ge=1)
+    max_tokens: int | None = Field(100_000, ge=1)
+    seed: int = Field(0, ge=0, lt=2**31)
+
+    # What is measured.
+    num_evaluations: int = Field(4, ge=1)
+    eval_tokens: int = Field(32_768, ge=1)
+
+    # The hardware.
+    device: str = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    gradient_checkpointing: bool = False
+    compile: bool = False
+
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise ConfigError(_explain(error, fields)) from None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _derive_sizes(cls, fields: Any) -> Any:
+        """Fill in the sizes that were left out, so that every config that exists is complete."""
+        if isinstance(fields, cls):
+            return fields
+        sizes = dict(fields)
+        heads = sizes.get("num_heads", cls.model_fields["num_heads"].default)
+        given = all(isinstance(sizes.get(name, 1), int) for name in ("num_heads", "head_dim", "hidden_size"))
+        if not given or not isinstance(heads, int) or heads < 1:
+            return sizes  # the fields' own checks say what is wrong
+        if "hidden_size" not in sizes:
+            sizes["hidden_size"] = heads * sizes.get("head_dim", cls.model_fields["head_dim"].default)
+        elif "head_dim" not in sizes:
+            sizes["head_dim"] = max(1, sizes["hidden_size"] // heads)
+        sizes.setdefault("ffn_size", 4 * sizes["hidden_size"])
+        return sizes
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _remember_what_was_given(cls, fields: Any, build: Any) -> Self:
+        """`copy` derives the sizes anew, so a config must know which of them its author wrote down."""
+        if isinstance(fields, cls):
+            return fields
+        config: Self = build(fields)
+        object.__setattr__(config, "__pydantic_fields_set__", set(fields) & set(cls.model_fields))
+        return config
+
+    @field_validator("experiment_name")
+    @classmethod
+    def _name_is_a_plain_file_name(cls, name: str) -> str:
+        if not re.fullmatch(NAME_PATTERN, name):
+            raise ValueError("must be 1 to 64 letters, digits, '.', '_' or '-', and begin with a letter or digit; it names a folder")
+        return name
+
+    @field_validator("dataset")
+    @classmethod
+    def _dataset_has_a_known_form(cls, dataset: str) -> str:
+        if not re.fullmatch(DATASET_PATTERN, dataset):
+            raise ValueError("must be stdlib, text:PATH_OR_GLOB or hf:NAME[:CONFIG[:SPLIT]]")
+        return dataset
+
+    @field_validator("tokenizer")
+    @classmethod
+    def _tokenizer_has_a_known_form(cls, tokenizer: str) -> str:
+        if tokenizer != "bpe" and not tokenizer.startswith("hf:") and not tokenizer.endswith(".json"):
+            raise ValueError("must be bpe (trained on the corpus), hf:NAME or the path of a tokenizer.json")
+        return tokenizer
+
+    @field_validator("betas")
+    @classmethod
+    def _betas_are_decay_rates(cls, betas: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError("both must be at least 0 and below 1")
+        return betas
+
+    @field_validator("device")
+    @classmethod
+    def _device_has_a_known_form(cls, device: str) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+            raise ValueError("must be auto, cpu, cuda or cuda:N")
+        return device
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if faults := list(self._misfits()):
+            raise ValueError("\n".join(faults))
+        return self
+
+    def _misfits(self) -> Any:
+        """Yield every rule between fields that is broken, each as one line."""
+        if self.hidden_size % self.num_heads:
+            divisors = [n for n in range(1, min(self.hidden_size, 64) + 1) if self.hidden_size % n == 0]
+            yield (
+                f"hidden_size must be divisible by num_heads, got {self.hidden_size} and {self.num_heads}. "
+                f"Leave hidden_size out and give head_dim, or use num_heads in {divisors}."
+            )
+        elif self.hidden_size != self.num_heads * self.head_dim:
+            yield (
+                f"hidden_size must be num_heads * head_dim, got {self.hidden_size} and {self.num_heads} * {self.head_dim}. "
+                "Leave one of hidden_size and head_dim out."
+            )
+        elif self.family == "llama" and self.head_dim % 2:
+            yield f"head_dim must be even for rotary positions (family llama), got {self.head_dim}. Use {self.head_dim + 1}."
+        if self.tokenizer == "bpe" and self.vocab_size < 257:
+            yield f"vocab_size must be at least 257 for a byte-level tokenizer (256 bytes and the end of text), got {self.vocab_size}."
+        if self.warmup >= 1 and self.warmup != int(self.warmup):
+            yield f"warmup must be a fraction of the steps below 1 or a whole number of steps, got {self.warmup}."
+        if self.max_tokens is not None and self.max_tokens < self.tokens_per_step:
+            yield (
+                f"max_tokens must hold one step of batch_size * gradient_accumulation_steps * context_length = {self.tokens_per_step} "
+                f"tokens, got {self.max_tokens}. Raise it, or make the batch smaller."
+            )
+        if self.eval_tokens < self.context_length:
+            yield f"eval_tokens must hold one window of context_length = {self.context_length} tokens, got {self.eval_tokens}."
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of one optimizer step."""
+        return self.batch_size * self.gradient_accumulation_steps * self.context_length
+
+    @property
+    def replica(self) -> Replica:
+        """The one model that this config describes by itself."""
+        return Replica(seed=self.seed, learning_rate=self.learning_rate, weight_decay=self.weight_decay)
+
+    def copy(self, **changes: Any) -> Self:
+        """The same config with `changes`; sizes that nobody wrote down are derived anew."""
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        if "head_dim" not in changes and ("hidden_size" in given or "hidden_size" in changes):
+            given.pop("head_dim", None)
+        if "head_dim" in changes and "hidden_size" not in changes:
+            given.pop("hidden_size", None)
+        return type(self)(**(given | changes))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field, in JSON's own types."""
+        return self.model_dump(mode="json")
+
+    def content_id(self, *more: Any) -> str:
+        """Twelve hex digits that name what this config, its trainer and `more` (JSON values) decide; its name is not part of it."""
+        content = {key: value for key, value in self.to_dict().items() if key not in {"experiment_name", "device"}}
+        text = json.dumps([TRAINER_VERSION, content, *more], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def save(self, path: str | Path) -> Path:
+        """Write this config as JSON to `path`; returns the path."""
+        return write_atomically(path, json.dumps(self.to_dict(), indent=2) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a config that `save` wrote. Raises ConfigError where there is none."""
+        try:
+            fields = json.loads(Path(path).read_text())
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path} must be a config in JSON, as ExperimentConfig.save writes it: {error}") from None
+        if not isinstance(fields, dict):
+            raise ConfigError(f"{path} must hold one JSON object of config fields, got {type(fields).__name__}.")
+        return cls(**fields)
+
+    def get_model_config_dict(self) -> dict[str, Any]:
+        """The arguments of the family's Hugging Face config class; `model_overrides` have the last word."""
+        return _HUGGING_FACE_NAMES[self.family](self) | self.model_overrides
+
+
+def _gpt2(config: ExperimentConfig) -> dict[str, Any]:
+    return {
+        "n_layer": config.num_layers,
+        "n_head": config.num_heads,
+        "n_embd": config.hidden_size,
+        "n_inner": config.ffn_size,
+        "n_positions": config.context_length,
+        "vocab_size": config.vocab_size,
+        # GPT-2's GELU by its tanh approximation, in one kernel instead of the eight of "gelu_new".
+        "activation_function": "gelu_pytorch_tanh",
+        "resid_pdrop": config.dropout,
+        "embd_pdrop": config.dropout,
+        "attn_pdrop": config.dropout,
+    }
+
+
+def _llama(config: ExperimentConfig) -> dict[str, Any]:
+    return {
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_heads,
+        "head_dim": config.head_dim,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.ffn_size,
+        "max_position_embeddings": config.context_length,
+        "vocab_size": config.vocab_size,
+        "attention_dropout": config.dropout,
+        "tie_word_embeddings": False,
+    }
+
+
+_HUGGING_FACE_NAMES = {"gpt2": _gpt2, "llama": _llama}
+
+
+def _explain(error: ValidationError, fields: dict[str, Any]) -> str:
+    """All faults of a config, a line each: the rule, the value and the way out."""
+    lines = []
+    for fault in error.errors(include_url=False):
+        name = ".".join(str(part) for part in fault["loc"])
+        message = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "extra_forbidden":
+            lines.append(f"{name} is not a field of ExperimentConfig: {nearest(name, ExperimentConfig.model_fields)}")
+        elif name:
+            lines.append(f"{name}: {message[:1].lower()}{message[1:].rstrip('.')}, got {fault['input']!r}.")
+        else:
+            lines.extend(message.splitlines())
+    title = fields.get("experiment_name", "config")
+    return f"{title}: {len(lines)} fault{'s' if len(lines) > 1 else ''} in the config\n" + "\n".join(f"  - {line}" for line in lines)

@@ -1,0 +1,161 @@
+"""Read this first. A question is planned, the plan is run, the run's records are collected, the records are reported."""
+
+from __future__ import annotations
+
+import errno
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from archsweep.config import NAME_PATTERN
+from archsweep.errors import ConfigError, MachineError, RecordError, SpaceError
+from archsweep.planning import find
+from archsweep.planning.plan import Plan, make_plan
+from archsweep.records.schema import PLAN_FILE
+from archsweep.training.corpus import identify
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    import pandas as pd
+    from rich.console import Console
+
+    from archsweep.analysis.compare import Comparison
+    from archsweep.config import ExperimentConfig
+
+
+@dataclass(frozen=True)
+class Question:
+    """What to ask: a search space by name or file, and what differs from the way it is written."""
+
+    space: str
+    name: str | None = None
+    base: str | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
+    smoke: bool = False
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where to run: a Ray of our own sized by `num_cpus` and `num_gpus`, the cluster at `address`, or this process."""
+
+    num_cpus: int | None = None
+    num_gpus: int | None = None
+    address: str | None = None
+    serial: bool = False
+    cache_dir: Path | None = None
+
+
+def plan(question: Question) -> Plan:
+    """Every trial that answers the question, priced, before anything runs. Imports neither torch nor ray nor pandas."""
+    found = find.find(question.space)
+    space = found.space
+    if question.base is not None:
+        space = find.rebase(space, find.base(question.base))
+    if question.smoke:
+        space = space.smoke()
+    space = find.override(space, question.settings)
+    name = question.name or "-".join(filter(None, (found.name, question.base, "smoke" if question.smoke else None)))
+    return make_plan(name, found.question, space, identify(space.base.dataset, space.base.tokenizer))
+
+
+def run(plan: Plan, folder: Path, machine: Machine, console: Console) -> None:
+    """Train every trial of the plan that `folder` does not hold yet; records grow as trials report."""
+    from archsweep.running import ray_tune, serial
+    from archsweep.running.progress import Progress
+    from archsweep.running.recorder import Recorder, unfinished
+    from archsweep.training.data import prepare
+
+    _open(folder, plan)
+    trials = unfinished(plan, folder)
+    if skipped := len(plan.trials) - len(trials):
+        console.print(f"{skipped} of {len(plan.trials)} trials are finished and stay as they are", highlight=False)
+    if not trials:
+        return
+    corpus_ids = {
+        trial.id: prepare(trial.config, machine.cache_dir).id for trial in trials
+    }  # before any worker starts: what is wrong with the data shows here
+    progress = Progress(trials, console)
+    recorder = Recorder(folder, progress)
+    with progress.shown():
+        if machine.serial:
+            serial.run(trials, corpus_ids, recorder, machine.cache_dir)
+        else:
+            ray_tune.run(
+                trials,
+                corpus_ids,
+                recorder,
+                num_cpus=machine.num_cpus,
+                num_gpus=machine.num_gpus,
+                address=machine.address,
+                cache_dir=machine.cache_dir,
+            )
+
+
+def collect(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The records as results.parquet (a row per replica) and curves.parquet (a row per replica and evaluation)."""
+    from archsweep.records import read
+
+    return read.collect(folder)
+
+
+def report(folder: Path) -> tuple[Comparison, Path]:
+    """The records' answer: the comparison with its verdict, and the path of report.html."""
+    from archsweep.analysis.compare import compare_experiments
+    from archsweep.analysis.report import generate_summary_report
+
+    comparison = compare_experiments(folder)
+    return comparison, generate_summary_report(comparison)
+
+
+def sweep_folder(results: Path, name: str) -> Path:
+    """The folder of a sweep. Raises ConfigError for a name that would leave the results."""
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise ConfigError(
+            f"a sweep's name must be 1 to 64 letters, digits, '.', '_' or '-', and begin with a letter or digit, got {name!r}. "
+            "It names a folder in --results."
+        )
+    return results.resolve() / name
+
+
+def _open(folder: Path, plan: Plan) -> None:
+    """Make the sweep's folder the plan's. A folder keeps one plan, so that its report answers one question."""
+    path = folder / PLAN_FILE
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not _same(path, plan):
+            raise SpaceError(
+                f"{folder} holds another plan than this one: its search space, base, settings or corpus were different. "
+                "Give this sweep a name of its own with --name, or delete the folder."
+            )
+        plan.save(path)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC):
+            raise
+        raise MachineError(f"{folder} must be writable: {error.strerror}. Give another place with --results.") from None
+
+
+def _same(path: Path, plan: Plan) -> bool:
+    try:
+        recorded = Plan.load(path)
+    except RecordError:
+        return False
+    return {trial.id for trial in recorded.trials} == {trial.id for trial in plan.trials}
+
+
+def train_one(config: ExperimentConfig, folder: Path, cache_dir: Path | None, say: Callable[[str], object]) -> Path:
+    """Train one config in this process, without Ray, as the library's user would; leaves config, results and model in the folder."""
+    from archsweep import ArchitectureExperiment, ExperimentResults, MetricsTracker
+
+    experiment = ArchitectureExperiment(config, output_dir=folder, cache_dir=cache_dir)
+    experiment.setup()
+    tracker = MetricsTracker()
+    for epoch in range(config.num_epochs):
+        train_metrics = experiment.train_epoch(epoch)
+        val_metrics = experiment.evaluate()
+        tracker.add_metrics(train_metrics, val_metrics)
+        losses = f"training loss {train_metrics['loss']:.4f}, validation loss {val_metrics['loss']:.4f}"
+        say(f"epoch {epoch + 1} of {config.num_epochs}: {losses}")
+    results = ExperimentResults(config=config, metrics=tracker.get_all_metrics(), performance_stats=experiment.performance_stats)
+    return results.save(folder)

@@ -1,0 +1,146 @@
+"""Cost: what one replica of a config takes, by closed formulas: parameters, FLOPs, tokens and a first estimate of its memory.
+
+The formulas read the arguments of the Hugging Face config class (`get_model_config_dict`), so `model_overrides` count as they train.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from archsweep.config import ExperimentConfig
+    from archsweep.space import BudgetKind
+
+STATE_BYTES = 16  # per parameter, in float32: the weight, its gradient and AdamW's two moments
+LOGIT_BYTES = 12  # per logit, in float32: itself, its log-softmax and its gradient
+
+
+class Cost(BaseModel):
+    """What one replica takes; the columns of the same names in results.parquet say what each number counts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    parameters: int
+    non_embedding_parameters: int
+    kaplan_parameters: int
+    flops_per_token: int
+    train_tokens: int
+    flops: int
+    memory_bytes: int
+
+
+class _Layer(NamedTuple):
+    """The weights of one block by their use, and the elements per token that its backward pass needs again."""
+
+    matrices: int
+    others: int  # biases and norms
+    attention_width: int
+    kept_full: int  # activations that stay in float32 under autocast
+    kept_low: int  # activations in the precision of training
+
+
+class _Sizes(NamedTuple):
+    """The sizes that decide what a model costs."""
+
+    num_layers: int
+    hidden: int
+    vocab: int
+    positions: int  # learned position embeddings
+    final_norm: int
+    tied: bool
+    layer: _Layer
+
+
+def cost(config: ExperimentConfig) -> Cost:
+    """The cost of one replica of `config`, whose length must be given by max_tokens."""
+    sizes = _sizes(config)
+    train_tokens = (config.max_tokens or 0) // config.tokens_per_step * config.tokens_per_step  # whole steps
+    per_token = flops_per_token(config)
+    return Cost(
+        parameters=parameters(config),
+        non_embedding_parameters=non_embedding_parameters(config),
+        kaplan_parameters=12 * sizes.num_layers * sizes.hidden**2,
+        flops_per_token=per_token,
+        train_tokens=train_tokens,
+        flops=per_token * train_tokens,
+        memory_bytes=memory_bytes(config),
+    )
+
+
+def parameters(config: ExperimentConfig) -> int:
+    """All trained weights, tied ones once."""
+    sizes = _sizes(config)
+    matrices_of_the_vocabulary = 1 if sizes.tied else 2
+    return non_embedding_parameters(config) + sizes.hidden * (matrices_of_the_vocabulary * sizes.vocab + sizes.positions)
+
+
+def non_embedding_parameters(config: ExperimentConfig) -> int:
+    """Weights of the blocks and the final norm: neither token nor position embeddings nor head."""
+    sizes = _sizes(config)
+    return sizes.num_layers * (sizes.layer.matrices + sizes.layer.others) + sizes.final_norm
+
+
+def count(config: ExperimentConfig, kind: BudgetKind) -> int:
+    """The parameters of `config` that a budget of this `kind` counts."""
+    return parameters(config) if kind == "parameters" else non_embedding_parameters(config)
+
+
+def flops_per_token(config: ExperimentConfig) -> int:
+    """FLOPs of the matrix products of one token, forward and backward (three times forward).
+
+    The head counts, embedding look-ups do not. Attention counts over the whole window, as if it had no causal mask.
+    """
+    sizes = _sizes(config)
+    weights = sizes.num_layers * sizes.layer.matrices + sizes.vocab * sizes.hidden
+    attention = 4 * sizes.num_layers * config.context_length * sizes.layer.attention_width  # scores, and their product with the values
+    return 3 * (2 * weights + attention)
+
+
+def memory_bytes(config: ExperimentConfig) -> int:
+    """A first estimate of one replica's peak: weights, gradients and AdamW's state, activations and logits of one micro-batch."""
+    sizes = _sizes(config)
+    tokens = config.batch_size * config.context_length
+    low = 2 if config.precision == "bf16" else 4
+    layer = 4 * sizes.layer.kept_full + low * sizes.layer.kept_low
+    # With checkpointing: every block's input, and all of the one block that is computed again.
+    activations = layer + 4 * sizes.num_layers * sizes.hidden if config.gradient_checkpointing else sizes.num_layers * layer
+    return STATE_BYTES * parameters(config) + tokens * (activations + LOGIT_BYTES * sizes.vocab)
+
+
+def _sizes(config: ExperimentConfig) -> _Sizes:
+    return _FAMILIES[config.family](config.get_model_config_dict())
+
+
+def _gpt2(model: dict[str, Any]) -> _Sizes:
+    """GPT2LMHeadModel: biases everywhere, LayerNorm, learned positions."""
+    d = model["n_embd"]
+    f = model["n_inner"] or 4 * d
+    layer = _Layer(
+        matrices=4 * d * d + 2 * d * f,
+        others=4 * d + (f + d) + 4 * d,  # biases of attention (3d + d) and of the MLP, two norms of 2d
+        attention_width=d,
+        kept_full=2 * d,
+        kept_low=6 * d + 2 * f,
+    )
+    return _Sizes(model["n_layer"], d, model["vocab_size"], model["n_positions"], 2 * d, model.get("tie_word_embeddings", True), layer)
+
+
+def _llama(model: dict[str, Any]) -> _Sizes:
+    """LlamaForCausalLM: gated MLP, RMSNorm, rotary positions; biases only where an override asks for them."""
+    d, f, heads = model["hidden_size"], model["intermediate_size"], model["num_attention_heads"]
+    head_dim = model["head_dim"] or d // heads
+    queries, keys = heads * head_dim, (model["num_key_value_heads"] or heads) * head_dim
+    biases = (queries + 2 * keys + d) * bool(model.get("attention_bias")) + (2 * f + d) * bool(model.get("mlp_bias"))
+    layer = _Layer(
+        matrices=2 * d * queries + 2 * d * keys + 3 * d * f,
+        others=2 * d + biases,
+        attention_width=queries,
+        kept_full=7 * d,
+        kept_low=3 * d + 4 * f,
+    )
+    return _Sizes(model["num_hidden_layers"], d, model["vocab_size"], 0, d, model["tie_word_embeddings"], layer)
+
+
+_FAMILIES = {"gpt2": _gpt2, "llama": _llama}

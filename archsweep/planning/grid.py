@@ -1,0 +1,83 @@
+"""The grid: every combination of what a space compares, in the order it was written, each as a config that the budget has yet to size."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import TYPE_CHECKING, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, JsonValue
+
+from archsweep.config import ExperimentConfig
+from archsweep.errors import ConfigError, SpaceError
+
+if TYPE_CHECKING:
+    from archsweep.space import Space, Value
+
+
+class Refusal(BaseModel):
+    """A variant that will not be trained, and why."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    variant: dict[str, JsonValue]
+    reason: str
+
+
+class Variant(NamedTuple):
+    """One combination of the compared values, and the config that has them."""
+
+    values: dict[str, JsonValue]
+    config: ExperimentConfig
+
+
+def grid(space: Space) -> list[Variant | Refusal]:
+    """Every variant in listed order; a Refusal stands where the values make no config. Raises SpaceError where `derive` is at fault."""
+    names = list(space.compare)
+    rows = product(*(choice.values for choice in space.compare.values()))
+    return [_variant(space, {name: _plain(value) for name, value in zip(names, row, strict=True)}) for row in rows]
+
+
+def _plain(value: Value) -> JsonValue:
+    """The value as JSON gives it back, which has lists and no tuples."""
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _variant(space: Space, values: dict[str, JsonValue]) -> Variant | Refusal:
+    try:
+        config = _sized_for_budget(space, values) if space.budget else space.base.copy(**values)
+        if space.derive is not None:
+            config = _derived(space, values, config)
+    except ConfigError as error:
+        return Refusal(variant=values, reason=str(error))
+    return Variant(values, config)
+
+
+def _sized_for_budget(space: Space, values: dict[str, JsonValue]) -> ExperimentConfig:
+    """The variant in the proportions that the budget keeps; sizes that it will solve need not divide yet."""
+    base, changes = space.base, dict(values)
+    if "hidden_size" in space.solved:  # as near the base's width as whole heads allow, of an even size for rotary positions
+        heads = values.get("num_heads", base.num_heads)
+        assert isinstance(heads, int)
+        changes["head_dim"] = 2 * max(1, round(base.hidden_size / heads / 2))
+    config = base.copy(**changes)
+    if "ffn_size" in space.solved and "ffn_size" in base.model_fields_set:
+        config = config.copy(ffn_size=max(1, round(config.hidden_size * base.ffn_size / base.hidden_size)))
+    return config
+
+
+def _derived(space: Space, values: dict[str, JsonValue], config: ExperimentConfig) -> ExperimentConfig:
+    assert space.derive is not None
+    try:
+        derived = space.derive(config)
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise SpaceError(f"derive must return an ExperimentConfig, it raised {type(error).__name__}: {error} for {values}.") from error
+    if not isinstance(derived, ExperimentConfig):
+        raise SpaceError(f"derive must return an ExperimentConfig, got {derived!r} for {values}. End it with `return config.copy(...)`.")
+    changed = [name for name in values if getattr(derived, name) != getattr(config, name)]
+    if changed:
+        raise SpaceError(f"derive must leave alone what is compared, it changed {', '.join(changed)} of {values}. Set other fields.")
+    if derived.max_tokens is None:
+        raise SpaceError(f"derive must leave max_tokens a number of tokens, it made it None for {values}.")
+    return derived

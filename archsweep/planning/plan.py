@@ -1,0 +1,126 @@
+"""Plan and Trial: which models will be trained, each trial named by the hash of its content and priced, before anything runs."""
+
+from __future__ import annotations
+
+import json
+from itertools import product
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+
+from archsweep.atomic import write_atomically
+from archsweep.config import TUNABLE, ExperimentConfig, Replica
+from archsweep.errors import ArchsweepError, RecordError, SpaceError
+from archsweep.planning.budget import solve
+from archsweep.planning.cost import Cost, cost
+from archsweep.planning.grid import Refusal, Variant, grid
+from archsweep.space import Budget, Space
+
+__all__ = ["Cost", "Plan", "Refusal", "Replica", "Trial", "make_plan"]
+
+
+class Trial(BaseModel):
+    """One variant with all its replicas: the unit that is scheduled, retried and recorded. `cost` is one replica's."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    variant: dict[str, JsonValue]
+    config: ExperimentConfig
+    replicas: tuple[Replica, ...]
+    cost: Cost
+
+    @property
+    def label(self) -> str:
+        """The variant in words, as "num_layers=2 num_heads=4"."""
+        return label(self.variant)
+
+
+class Plan(BaseModel):
+    """Every trial that will run, those that take longest first, and every variant that will not, with the reason."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    question: str
+    compare: tuple[str, ...]
+    tune: tuple[str, ...]
+    repeat: int
+    budget: Budget | None
+    corpus_id: str
+    trials: tuple[Trial, ...]
+    refused: tuple[Refusal, ...]
+
+    def save(self, path: str | Path) -> Path:
+        """Write the plan as JSON to `path`, whole or not at all; returns the path."""
+        return write_atomically(path, self.model_dump_json(indent=2) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a plan that `save` wrote. Raises RecordError where there is none."""
+        try:
+            return cls.model_validate_json(Path(path).read_text())
+        except (OSError, UnicodeDecodeError, ValidationError, ArchsweepError) as error:
+            raise RecordError(f"{path} must be a plan, as `archsweep plan` and every run write it: {error}") from None
+
+
+def label(variant: dict[str, JsonValue]) -> str:
+    """A variant in words: field=value, in the order of the question."""
+    return " ".join(f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in variant.items())
+
+
+def make_plan(name: str, question: str, space: Space, corpus_id: str) -> Plan:
+    """The plan of the sweep `name`. Raises SpaceError where no variant is left, ConfigError where the name cannot name a folder."""
+    variants = _within_budget(space, grid(space))
+    trials = [_trial(name, space, variant, corpus_id) for variant in variants if isinstance(variant, Variant)]
+    refused = [variant for variant in variants if isinstance(variant, Refusal)]
+    if not trials:
+        reasons = "\n".join(f"  - {label(refusal.variant)}: {refusal.reason}" for refusal in refused)
+        raise SpaceError(f"{name}: none of the {len(refused)} variants can be trained\n{reasons}")
+    trials.sort(key=lambda trial: -trial.cost.flops * len(trial.replicas))
+    return Plan(
+        name=name,
+        question=question,
+        compare=tuple(space.compare),
+        tune=tuple(space.tune),
+        repeat=space.repeat,
+        budget=space.budget,
+        corpus_id=corpus_id,
+        trials=tuple(trials),
+        refused=tuple(refused),
+    )
+
+
+def _within_budget(space: Space, variants: list[Variant | Refusal]) -> list[Variant | Refusal]:
+    """The variants with their sizes solved, in the same order; those that cannot be brought to the budget become refusals."""
+    if space.budget is None:
+        return variants
+    open_variants = [variant for variant in variants if isinstance(variant, Variant)]
+    solutions = iter(solve([variant.config for variant in open_variants], space.budget, space.solved))
+    return [variant if isinstance(variant, Refusal) else _settled(variant, next(solutions)) for variant in variants]
+
+
+def _settled(variant: Variant, solution: ExperimentConfig | str) -> Variant | Refusal:
+    if isinstance(solution, str):
+        return Refusal(variant=variant.values, reason=solution)
+    return Variant(variant.values, solution)
+
+
+def _trial(name: str, space: Space, variant: Variant, corpus_id: str) -> Trial:
+    config = variant.config.copy(experiment_name=name)
+    price = cost(config)
+    if space.budget is not None:
+        audited = getattr(price, space.budget.kind)
+        assert space.budget.allows(audited), f"solved to {audited} for {space.budget}"
+    replicas = _replicas(space, config)
+    content = [replica.model_dump(mode="json") for replica in replicas]
+    return Trial(id=config.content_id(content, corpus_id), variant=variant.values, config=config, replicas=replicas, cost=price)
+
+
+def _replicas(space: Space, config: ExperimentConfig) -> tuple[Replica, ...]:
+    """Every tuned setting with every seed; what is not tuned has the config's value."""
+    settings = product(*(space.tune[name].values if name in space.tune else (getattr(config, name),) for name in TUNABLE))
+    return tuple(
+        Replica.model_validate({"seed": seed, **dict(zip(TUNABLE, setting, strict=True))}) for setting in settings for seed in space.seeds
+    )

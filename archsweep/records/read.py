@@ -1,0 +1,281 @@
+"""From a sweep's folder, or from single experiments, to two dataframes: a row per replica, and a row per replica and evaluation."""
+
+from __future__ import annotations
+
+import json
+import math
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from archsweep.atomic import write_atomically
+from archsweep.config import ExperimentConfig
+from archsweep.errors import RecordError
+from archsweep.records.schema import (
+    COST,
+    CURVES,
+    CURVES_FILE,
+    MEASURED,
+    OUTCOME_FILE,
+    PLAN_FILE,
+    RECORDS_FILE,
+    RESULTS,
+    RESULTS_FILE,
+    Column,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from archsweep.records.results import ExperimentResults
+
+Row = dict[str, Any]
+
+_ARROW = {"string": pa.string(), "Int64": pa.int64(), "Float64": pa.float64(), "boolean": pa.bool_()}
+_PANDAS = {pa.string(): pd.StringDtype(), pa.int64(): pd.Int64Dtype(), pa.float64(): pd.Float64Dtype(), pa.bool_(): pd.BooleanDtype()}
+_IDENTITY = ("seed", "learning_rate", "weight_decay")
+
+
+def load(folder: str | Path) -> pd.DataFrame:
+    """A row per planned replica, in the plan's order, with schema.RESULTS' columns; raises RecordError where there is no sweep."""
+    return _load(Path(folder), RESULTS_FILE, RESULTS)
+
+
+def load_curves(folder: str | Path) -> pd.DataFrame:
+    """A row per replica and evaluation, in the plan's order, with schema.CURVES' columns; raises RecordError where there is no sweep."""
+    return _load(Path(folder), CURVES_FILE, CURVES)
+
+
+def collect(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read every trial's records and write results.parquet and curves.parquet beside the plan; returns both as dataframes."""
+    folder = Path(folder)
+    results, curves = _gather(folder)
+    write_atomically(folder / RESULTS_FILE, _parquet(results, RESULTS))
+    write_atomically(folder / CURVES_FILE, _parquet(curves, CURVES))
+    return results, curves
+
+
+def load_plan(folder: str | Path) -> dict[str, Any]:
+    """plan.json of a sweep's folder, as plain JSON. Raises RecordError where there is none."""
+    path = Path(folder) / PLAN_FILE
+    if not path.is_file():
+        raise RecordError(f"{folder} must be a sweep's folder, which holds {PLAN_FILE}, and it has none. {_sweeps_near(Path(folder))}")
+    plan = _read_json(path)
+    if missing := {"name", "compare", "tune", "corpus_id", "trials"} - set(plan):
+        raise RecordError(f"{path} must be a plan, got JSON without {', '.join(sorted(missing))}. Plan the sweep again.")
+    return plan
+
+
+def from_experiments(experiments: Sequence[ExperimentResults]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The results and curves of experiments that were run by hand; the variant of each is its experiment_name.
+
+    Experiments of one name are the replicas of one variant, so they may differ in seed, learning rate and weight decay alone.
+    """
+    _check_names(experiments)
+    results = [_experiment_row(experiment) for experiment in experiments]
+    curves = [row for experiment in experiments for row in _experiment_curve(experiment)]
+    return frame(results, RESULTS), frame(curves, CURVES)
+
+
+def label(variant: Mapping[str, Any]) -> str:
+    """A variant in words: field=value, in the order of the question."""
+    return " ".join(f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in variant.items())
+
+
+def frame(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> pd.DataFrame:
+    """Rows as a dataframe with exactly `columns` in their dtypes; what a row lacks is missing, and other keys are left out."""
+    return pd.DataFrame({column.name: _typed([row.get(column.name) for row in rows], column) for column in columns})
+
+
+# ---------------------------------------------------------------------------------------------------------------- a sweep's folder
+
+
+def _load(folder: Path, name: str, columns: Sequence[Column]) -> pd.DataFrame:
+    load_plan(folder)
+    path = folder / name
+    if _is_newer_than_the_records(path):
+        table = pq.read_table(path)
+        if table.column_names == [column.name for column in columns]:
+            return table.to_pandas(types_mapper=_PANDAS.get)
+    return _gather(folder)[0 if columns is RESULTS else 1]
+
+
+def _is_newer_than_the_records(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    sources = [path.parent / PLAN_FILE, *path.parent.glob(f"trials/*/{RECORDS_FILE}"), *path.parent.glob(f"trials/*/{OUTCOME_FILE}")]
+    return path.stat().st_mtime_ns > max(source.stat().st_mtime_ns for source in sources)
+
+
+def _gather(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    plan = load_plan(folder)
+    results: list[Row] = []
+    curves: list[Row] = []
+    for trial in plan["trials"]:
+        try:
+            trial_results, trial_curves = _read_trial(folder / "trials" / trial["id"], trial, plan)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise RecordError(
+                f"{folder}: {PLAN_FILE} and the records of trial {trial.get('id')} do not fit together ({type(error).__name__}: {error}). "
+                "Run the sweep again: trials whose records are whole are skipped."
+            ) from error
+        results += trial_results
+        curves += trial_curves
+    return frame(results, RESULTS), frame(curves, CURVES)
+
+
+def _read_trial(folder: Path, trial: Row, plan: Row) -> tuple[list[Row], list[Row]]:
+    """A trial's planned replicas with the last that is known of each, and all their evaluations."""
+    records = _read_records(folder / RECORDS_FILE)
+    outcome = _read_json(folder / OUTCOME_FILE) if (folder / OUTCOME_FILE).is_file() else {}
+    which = {
+        "sweep": plan["name"],
+        "trial_id": trial["id"],
+        "variant": label(trial["variant"]),
+    }
+    results, curves = [], []
+    for replica in trial["replicas"]:
+        evaluations = records.get(tuple(replica[name] for name in _IDENTITY), [])
+        curves += [record | which for record in evaluations]
+        last = evaluations[-1] if evaluations else {}
+        status, reason = _status(last, outcome, trial["cost"].get("train_tokens"))
+        ends = outcome | {"status": status, "reason": reason}
+        results.append(trial["config"] | trial["cost"] | {"flops": _flops(trial, last)} | last | replica | ends | which)
+    return results, curves
+
+
+def _status(last: Row, outcome: Row, tokens: int | None) -> tuple[str, str | None]:
+    """A replica's own last word counts before its trial's: one that finished keeps its loss whatever became of its neighbours."""
+    if last.get("status") in ("finished", "diverged"):
+        return last["status"], last.get("reason")
+    if outcome.get("status") == "failed":
+        return "failed", outcome.get("reason") or "the trial failed without a reason"
+    if not last:
+        return "unfinished", "no evaluation is recorded"
+    return "unfinished", f"last recorded at {last['tokens']:,} of {tokens:,} tokens" if tokens else f"last recorded at step {last['step']}"
+
+
+def _flops(trial: Row, last: Row) -> int | None:
+    tokens = last.get("tokens")
+    return None if tokens is None else trial["cost"]["flops_per_token"] * tokens
+
+
+def _read_records(path: Path) -> dict[tuple[Any, ...], list[Row]]:
+    """Each replica's evaluations in order of their step; of two with the same step the later line counts."""
+    replicas: dict[tuple[Any, ...], dict[int, Row]] = {}
+    for record in _lines(path):
+        replicas.setdefault(tuple(record[name] for name in _IDENTITY), {})[record["step"]] = record
+    return {replica: [steps[step] for step in sorted(steps)] for replica, steps in replicas.items()}
+
+
+def _lines(path: Path) -> Iterator[Row]:
+    """The whole records of a file. A kill tears the line it interrupts, so a line that is no JSON is one that was never reported."""
+    if not path.is_file():
+        return
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        try:
+            record = json.loads(line, parse_constant=lambda _: None)  # NaN and Infinity are no losses: missing
+        except ValueError:
+            continue
+        if not isinstance(record, dict) or not {*_IDENTITY, "step", "status"} <= set(record):
+            raise RecordError(
+                f"{path}:{number} must be a record with {', '.join(_IDENTITY)}, step and status, got {line[:80]!r}. "
+                "Remove that line, or the trial's folder: the sweep trains it again."
+            )
+        yield record
+
+
+def _read_json(path: Path) -> Row:
+    try:
+        content = json.loads(path.read_bytes(), parse_constant=lambda _: None)
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{path} must be JSON, and is not: {error}. Remove it, and run the sweep again.") from None
+    if not isinstance(content, dict):
+        raise RecordError(f"{path} must hold one JSON object, got {type(content).__name__}. Remove it, and run the sweep again.")
+    return content
+
+
+def _sweeps_near(folder: Path) -> str:
+    found = sorted(str(plan.parent) for place in (folder, folder.parent) if place.is_dir() for plan in place.glob(f"*/{PLAN_FILE}"))
+    if not found:
+        return "Give the folder that a sweep wrote: results/<sweep>."
+    return f"Sweeps near it: {', '.join(found[:5])}{' …' if len(found) > 5 else ''}."
+
+
+# ------------------------------------------------------------------------------------------------------------------- dataframes
+
+
+def _typed(values: list[Any], column: Column) -> Any:
+    if column.dtype == "string":
+        values = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
+    try:
+        return pd.array(values, dtype=column.dtype)
+    except (TypeError, ValueError) as error:
+        raise RecordError(f"{column.name} must be {column.dtype} in every record: {error}. Remove the record that is not.") from None
+
+
+def _parquet(results: pd.DataFrame, columns: Sequence[Column]) -> bytes:
+    fields = [pa.field(c.name, _ARROW[c.dtype], metadata={"unit": c.unit, "meaning": c.meaning}) for c in columns]
+    table = pa.Table.from_arrays([pa.array(results[f.name], type=f.type, from_pandas=True) for f in fields], schema=pa.schema(fields))
+    buffer = BytesIO()
+    pq.write_table(table, buffer)
+    return buffer.getvalue()
+
+
+# ------------------------------------------------------------------------------------------------------------------ experiments
+
+
+def _check_names(experiments: Sequence[ExperimentResults]) -> None:
+    variants: dict[str, ExperimentConfig] = {}
+    seen: set[tuple[Any, ...]] = set()
+    for config in (experiment.config for experiment in experiments):
+        first = variants.setdefault(config.experiment_name, config)
+        differing = [
+            name for name in ExperimentConfig.model_fields if name not in _IDENTITY and getattr(config, name) != getattr(first, name)
+        ]
+        if differing:
+            raise RecordError(
+                f"Experiments called {config.experiment_name!r} must be one variant, and they differ in {', '.join(differing)}. "
+                "Give each variant its own experiment_name."
+            )
+        replica = (config.experiment_name, *(getattr(config, name) for name in _IDENTITY))
+        if replica in seen:
+            raise RecordError(f"Two experiments called {config.experiment_name!r} have seed {config.seed}. Give each its own name or seed.")
+        seen.add(replica)
+
+
+def _experiment_row(experiment: ExperimentResults) -> Row:
+    last = _measured(experiment, -1) if experiment.metrics else {}
+    loss = last.get("val_loss")
+    if not experiment.metrics:
+        status, reason = "unfinished", "no epoch is recorded"
+    elif loss is None or not math.isfinite(loss):
+        status, reason = "diverged", "the last validation loss is no number"
+    else:
+        status, reason = "finished", None
+    cost = {column.name: experiment.performance_stats.get(column.name) for column in COST}
+    if cost["flops"] is None and None not in (cost["flops_per_token"], last.get("tokens")):
+        cost["flops"] = cost["flops_per_token"] * last["tokens"]
+    return experiment.config.to_dict() | cost | last | _which(experiment) | {"status": status, "reason": reason}
+
+
+def _experiment_curve(experiment: ExperimentResults) -> Iterator[Row]:
+    for index in range(len(experiment.metrics)):
+        yield _measured(experiment, index) | experiment.config.replica.model_dump() | _which(experiment)
+
+
+def _which(experiment: ExperimentResults) -> Row:
+    config = experiment.config
+    return {"trial_id": config.content_id(config.replica.model_dump()), "variant": config.experiment_name}
+
+
+def _measured(experiment: ExperimentResults, index: int) -> Row:
+    """What schema.MEASURED asks for, from where an experiment keeps it: the losses by split, the rest under its own name."""
+    epoch = experiment.metrics[index]
+    train, validation = epoch.get("train", {}), epoch.get("validation", {})
+    known = experiment.performance_stats | train | validation | {"train_loss": train.get("loss"), "val_loss": validation.get("loss")}
+    return {column.name: known.get(column.name) for column in MEASURED}

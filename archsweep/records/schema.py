@@ -1,0 +1,83 @@
+"""The columns of results.parquet and curves.parquet: name, type, unit and meaning, in one place."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from archsweep.config import ExperimentConfig
+
+RECORDS_FILE, OUTCOME_FILE, CONFIG_FILE = "records.jsonl", "results.json", "config.json"  # in trials/<id>/
+PLAN_FILE, RESULTS_FILE, CURVES_FILE = "plan.json", "results.parquet", "curves.parquet"  # in the sweep's folder
+
+Status = Literal["finished", "diverged", "failed", "unfinished"]
+
+
+class Column(NamedTuple):
+    """One column: its pandas dtype (each admits missing values) and what it says."""
+
+    name: str
+    dtype: Literal["string", "Int64", "Float64", "boolean"]
+    unit: str
+    meaning: str
+
+
+WHICH = (
+    Column("sweep", "string", "", "name of the sweep"),
+    Column("trial_id", "string", "", "content id of the trial: its config, replicas, corpus and trainer version"),
+    Column("variant", "string", "", "what is compared, as 'num_layers=2 num_heads=4'"),
+)
+
+REPLICA = (
+    Column("seed", "Int64", "", "seed of the initialisation and of the order of the data"),
+    Column("learning_rate", "Float64", "", "peak learning rate"),
+    Column("weight_decay", "Float64", "", "decoupled weight decay of the matrices"),
+)
+
+MEASURED = (
+    Column("step", "Int64", "steps", "optimizer steps taken"),
+    Column("tokens", "Int64", "tokens", "training tokens seen"),
+    Column("train_loss", "Float64", "nats/token", "mean training loss since the evaluation before"),
+    Column("val_loss", "Float64", "nats/token", "loss on the fixed evaluation tokens"),
+    Column("perplexity", "Float64", "", "exp(val_loss)"),
+    Column("bits_per_byte", "Float64", "bits/byte", "val_loss over the evaluation text's bytes: comparable between tokenizers"),
+    Column("train_seconds", "Float64", "s", "time spent in training steps by the replica's whole stack, evaluation not counted"),
+    Column("tokens_per_second", "Float64", "tokens/s", "training tokens of the replica's whole stack over train_seconds"),
+    Column("peak_memory_bytes", "Int64", "bytes", "peak memory: the device's on CUDA, the process's resident set on CPU"),
+    Column("stack_size", "Int64", "replicas", "replicas that trained together in this one's stack"),
+)
+
+COST = (
+    Column("parameters", "Int64", "", "all trained weights, tied ones once"),
+    Column(
+        "non_embedding_parameters", "Int64", "", "weights of the blocks and the final norm: neither token nor position embeddings nor head"
+    ),
+    Column("kaplan_parameters", "Int64", "", "12 * num_layers * hidden_size**2, Kaplan's convention"),
+    Column("flops_per_token", "Int64", "FLOPs/token", "forward and backward matrix products of one token"),
+    Column("flops", "Int64", "FLOPs", "flops_per_token times the replica's training tokens"),
+)
+
+OUTCOME = (
+    Column("status", "string", "", "finished, diverged, failed or unfinished"),
+    Column("reason", "string", "", "why it is not finished; missing where it is"),
+    Column("trial_seconds", "Float64", "s", "time of the whole trial in its worker"),
+    Column("hostname", "string", "", "machine that ran the trial"),
+    Column("device_name", "string", "", "the processor or GPU it ran on"),
+    Column("corpus_id", "string", "", "content id of the tokenized corpus; rows of different ids are not comparable"),
+)
+
+_DTYPES: dict[object, Literal["string", "Int64", "Float64", "boolean"]] = {
+    int: "Int64",
+    int | None: "Int64",
+    float: "Float64",
+    bool: "boolean",
+}
+
+# A config's fields keep their names; what is no plain value (betas, model_overrides) is a column of JSON text.
+CONFIG = tuple(
+    Column(name, _DTYPES.get(field.annotation, "string"), "", "the config's field")
+    for name, field in ExperimentConfig.model_fields.items()
+    if name not in {column.name for column in REPLICA}
+)
+
+RESULTS: tuple[Column, ...] = (*WHICH, *REPLICA, *OUTCOME, *MEASURED, *COST, *CONFIG)
+CURVES: tuple[Column, ...] = (*WHICH, *REPLICA, *MEASURED)

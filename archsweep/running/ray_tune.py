@@ -1,0 +1,210 @@
+"""Trials by Ray Tune, side by side on this machine or a cluster. Tune schedules; what is true is in our own records."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import secrets
+import signal
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from archsweep.config import ExperimentConfig
+from archsweep.errors import MachineError
+from archsweep.running.resources import Resources, request
+from archsweep.running.worker import Report, train_trial
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from archsweep.planning.plan import Trial
+    from archsweep.running.recorder import Recorder
+
+# Ray reads these when it is imported or started. Set by the user, they stay.
+_SETTINGS = {
+    "RAY_AUTH_MODE": "token",  # without a token nothing is answered, on this machine or between machines
+    "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0: Tune prints nothing
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: an interrupt ends the sweep at once, and the records are whole
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths in a config mean the user's folder
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a trial without a GPU keeps the machine's own view of its devices
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+
+def run(
+    trials: Sequence[Trial],
+    corpus_ids: Mapping[str, str],
+    recorder: Recorder,
+    *,
+    num_cpus: int | None = None,
+    num_gpus: int | None = None,
+    address: str | None = None,
+    cache_dir: Path | None = None,
+) -> Any:
+    """Train `trials` with Ray Tune, the first ones first, each on the corpus that `corpus_ids` names for it.
+
+    `num_cpus` and `num_gpus` size a Ray of our own (default: what the machine has), `address` names a running cluster. A trial that fails
+    is recorded as failed. Returns Tune's result dataframe, one row per trial. Raises MachineError where Ray cannot start, or no node could
+    ever hold one of the trials.
+    """
+    with _ray(num_cpus, num_gpus, address) as ray:
+        from ray import tune
+
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        use_gpu = any(node.get("GPU", 0) > 0 for node in nodes)
+        requests = {trial.id: request(trial, use_gpu) for trial in trials}
+        for resources in set(requests.values()):
+            _check_some_node_holds(resources, nodes)
+        trainable = tune.with_resources(
+            tune.with_parameters(
+                _trainable(), trials={trial.id: trial for trial in trials}, corpus_ids=dict(corpus_ids), cache_dir=cache_dir
+            ),
+            lambda config: tune.PlacementGroupFactory([_bundle(requests[config["trial_id"]])]),
+        )
+        with tempfile.TemporaryDirectory(prefix="archsweep-tune-") as scratch:
+            tuner = tune.Tuner(
+                trainable,
+                param_space=_param_space(trials),
+                tune_config=tune.TuneConfig(reuse_actors=True, trial_name_creator=_trial_name, trial_dirname_creator=_trial_name),
+                run_config=tune.RunConfig(
+                    name="tune",
+                    storage_path=scratch,
+                    verbose=0,
+                    callbacks=_callbacks(trials, recorder),
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # the records are the result
+                ),
+            )
+            return tuner.fit().get_dataframe()
+
+
+@contextmanager
+def _ray(num_cpus: int | None, num_gpus: int | None, address: str | None) -> Iterator[Any]:
+    """A Ray session that ends with the block: our own, closed to the network, or the cluster at `address`."""
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    if address is None:
+        # Ray's own switch for "one machine": everything binds to 127.0.0.1. A plain init listens on every interface.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        if not _has_token():
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # lives as long as this session, in no file
+    import ray
+
+    for name in ("ray", "ray.tune", "ray.train", "ray.data"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    own = {"num_cpus": _processors() if num_cpus is None else num_cpus, "num_gpus": num_gpus, "include_dashboard": False}
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="CRITICAL", **(own if address is None else {}))
+    except Exception as error:  # Ray raises many kinds, some of them bare
+        where = f"reach the Ray cluster at {address}" if address else "start Ray"
+        raise MachineError(f"cannot {where}: {error}. --serial runs the same sweep without Ray.") from error
+    signal.signal(signal.SIGTERM, on_sigterm)  # ray.init puts its own there, which exits on the spot
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _processors() -> int:
+    """Those that this process may use; a container or a batch system often gives fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _has_token() -> bool:
+    return any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")) or (Path.home() / ".ray" / "auth_token").exists()
+
+
+def _bundle(resources: Resources) -> dict[str, float]:
+    return {"CPU": resources.cpus} | ({"GPU": resources.gpus} if resources.gpus else {})
+
+
+def _check_some_node_holds(resources: Resources, nodes: Sequence[dict[str, float]]) -> None:
+    """Ray would wait forever for what no node has."""
+    if not any(node.get("CPU", 0) >= resources.cpus and node.get("GPU", 0) >= resources.gpus for node in nodes):
+        largest = ", ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
+        raise MachineError(
+            f"a trial needs {resources.cpus} CPUs and {resources.gpus:g} GPUs on one node, and the nodes have {largest}. "
+            "Raise --num-cpus or --num-gpus, or name a larger cluster with --address."
+        )
+
+
+def _param_space(trials: Sequence[Trial]) -> dict[str, Any]:
+    """Tune's view of the plan: trials by id, each with its config's fields as columns of Tune's own dataframe."""
+    from ray import tune
+
+    configs = {trial.id: trial.config.to_dict() for trial in trials}
+    fields = {name: tune.sample_from(lambda spec, name=name: configs[spec.config.trial_id][name]) for name in ExperimentConfig.model_fields}
+    return {"trial_id": tune.grid_search(list(configs)), **fields}
+
+
+def _trial_name(trial: Any) -> str:
+    return str(trial.config["trial_id"])
+
+
+def _trainable() -> type:
+    """Our Tune Trainable; made here because its base class is Ray's, which only this file imports, and only when it runs."""
+    from ray import tune
+
+    class ReplicaTrial(tune.Trainable):  # type: ignore[misc]  # Ray's classes are untyped to us
+        """One trial at a time; the process, with torch imported and the corpus mapped, goes on to the next."""
+
+        def setup(self, config: dict[str, Any], trials: dict[str, Trial], corpus_ids: dict[str, str], cache_dir: Path | None) -> None:
+            self._trials, self._corpus_ids, self._cache_dir = trials, corpus_ids, cache_dir
+            self.reset_config(config)
+
+        def reset_config(self, new_config: dict[str, Any]) -> bool:
+            granted = self.trial_resources.required_resources
+            self._gpu_share, threads = granted.get("GPU", 0.0), int(granted["CPU"])
+            trial = self._trials[new_config["trial_id"]]
+            self._reports = train_trial(trial, self._corpus_ids[trial.id], self._cache_dir, threads)
+            return True
+
+        def step(self) -> Report:
+            report = next(self._reports)
+            return report | {"gpu_share": self._gpu_share, "done": all(row["status"] != "running" for row in report["rows"])}
+
+    return ReplicaTrial
+
+
+def _callbacks(trials: Sequence[Trial], recorder: Recorder) -> list[Any]:
+    from ray import tune
+    from ray.tune.logger import JsonLoggerCallback
+
+    class Record(tune.Callback):  # type: ignore[misc]
+        """Tune's events, handed to the recorder."""
+
+        def __init__(self, trials: Sequence[Trial], recorder: Recorder) -> None:
+            self._by_id, self._recorder = {trial.id: trial for trial in trials}, recorder
+
+        def __getstate__(self) -> dict[str, Any]:
+            return {}  # Tune pickles its callbacks for a restore that never comes: the same command starts a new Tune
+
+        def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            self._recorder.begin(self._ours(trial))
+
+        def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Report, **info: Any) -> None:
+            self._recorder.report(self._ours(trial), result)
+
+        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            self._recorder.finish(self._ours(trial), trial.last_result)
+
+        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            details = re.sub(r"\x1b\[[0-9;]*m", "", Path(trial.error_file).read_text())  # without the colours that Ray adds
+            self._recorder.fail(self._ours(trial), _last_line(details), details)
+
+        def _ours(self, trial: Any) -> Trial:
+            return self._by_id[trial.config["trial_id"]]
+
+    # Without one logger of its own, Tune's dataframe would be empty.
+    return [Record(trials, recorder), JsonLoggerCallback()]
+
+
+def _last_line(details: str) -> str:
+    """The line of a traceback that says what happened."""
+    lines = [line.strip() for line in details.splitlines() if line.strip()]
+    return lines[-1] if lines else details

@@ -1,0 +1,1 @@
+"""A config becomes a trained GPT-2: text to tokens, tokens to batches, batches to a stack of replicas and its losses."""

@@ -1,0 +1,127 @@
+"""A stack of replicas: K models of one architecture trained as one, by `vmap` over their stacked weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import functional_call
+
+from archsweep.training.model import FOLDED_ATTENTION, CustomGPT2Model
+from archsweep.training.precision import autocast, resolve_precision
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from archsweep.config import ExperimentConfig, Replica
+
+
+class ReplicaStack:
+    """The weights, gradients and losses of K replicas.
+
+    `weights` and `gradients` are (K, P) float32, a row per replica, so that one replica's weights are contiguous and the optimizer, the
+    clipping and the export see plain vectors; the matrices (`decayed` columns) come first. The model computes on views of them.
+    """
+
+    def __init__(self, config: ExperimentConfig, replicas: Sequence[Replica], device: torch.device) -> None:
+        self.replicas = tuple(replicas)
+        self.device = device
+        self.precision = resolve_precision(config, device)
+        self.model = CustomGPT2Model.from_config(config, seed=replicas[0].seed).to(device)
+        self.model.model.set_attn_implementation(FOLDED_ATTENTION)
+        if config.gradient_checkpointing:
+            hugging_face = self.model.model  # the first is the newer name of the second, which warns where both are
+            enable = getattr(hugging_face, "activation_checkpointing_enable", None) or hugging_face.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
+
+        parameters = dict(self.model.named_parameters())
+        # As usual for GPT-2, weight decay shrinks matrices and embeddings, not biases and norms.
+        self._names = sorted(parameters, key=lambda name: parameters[name].ndim < 2)
+        self._shapes = [parameters[name].shape for name in self._names]
+        self.decayed = sum(parameter.numel() for parameter in parameters.values() if parameter.ndim >= 2)
+        self.weights = torch.empty((len(replicas), sum(shape.numel() for shape in self._shapes)), device=device)
+        self.gradients = torch.zeros_like(self.weights)
+        self._initialise(config)
+
+        self._parameters = self._bind()
+        self._gradient_views = self._views(self.gradients)
+        self._logits = torch.compile(self._forward) if config.compile else self._forward
+
+    def __len__(self) -> int:
+        return len(self.replicas)
+
+    def _initialise(self, config: ExperimentConfig) -> None:
+        """Each row is the initial model of its replica's seed, whatever its neighbours are."""
+        for row, replica in zip(self.weights, self.replicas, strict=True):
+            parameters = dict(CustomGPT2Model.from_config(config, seed=replica.seed).named_parameters())
+            row.copy_(torch.cat([parameters[name].detach().flatten() for name in self._names]))
+
+    def _views(self, flat: Tensor) -> list[Tensor]:
+        """(K, P) -> one (K, *shape) view per parameter."""
+        columns = torch.split(flat, [shape.numel() for shape in self._shapes], dim=1)
+        return [column.view(len(self), *shape) for column, shape in zip(columns, self._shapes, strict=True)]
+
+    def _bind(self) -> list[Tensor]:
+        """What the model computes with: stacked leaves, or for one replica the module's own parameters, laid over its row."""
+        if len(self) > 1:
+            return [view.detach().requires_grad_() for view in self._views(self.weights)]
+        own = dict(self.model.named_parameters())
+        for name, view in zip(self._names, self._views(self.weights), strict=True):
+            own[name].data = view[0]
+        return [own[name] for name in self._names]
+
+    def _forward(self, inputs: Tensor) -> Tensor:
+        """(K, B, T) token ids -> (K, B, T, V) logits."""
+        if len(self) == 1:
+            alone: Tensor = self.model(inputs[0])
+            return alone.unsqueeze(0)
+        stacked = dict(zip(self._names, self._parameters, strict=True))
+        # Each replica draws its own dropout masks.
+        fused = torch.vmap(lambda weights, tokens: functional_call(self.model, weights, (tokens,)), randomness="different")
+        logits: Tensor = fused(stacked, inputs)
+        return logits
+
+    def losses(self, windows: Tensor) -> Tensor:
+        """(K, B, T + 1) tokens -> (K, B) mean loss of each window's T predictions, in nats per token."""
+        with autocast(self.precision, self.device):
+            logits = self._logits(windows[..., :-1])
+        targets = windows[..., 1:]
+        each = F.cross_entropy(logits.float().flatten(0, -2), targets.flatten(), reduction="none")
+        return each.view(targets.shape).mean(-1)
+
+    def accumulate_gradients(self, windows: Tensor, micro_batches: int) -> Tensor:
+        """Add one micro-batch's share of the mean gradient to `gradients`; returns the (K,) losses."""
+        losses = self.losses(windows).mean(-1)
+        # The sum over replicas keeps their gradients apart: no weight is in two of the terms.
+        found = torch.autograd.grad(losses.sum() / micro_batches, self._parameters)
+        with torch.no_grad():
+            torch._foreach_add_(
+                self._gradient_views, [gradient.view_as(view) for gradient, view in zip(found, self._gradient_views, strict=True)]
+            )
+        return losses.detach()
+
+    @torch.inference_mode()
+    def evaluate(self, windows: Tensor, batch_size: int) -> Tensor:
+        """(N, T + 1) evaluation windows, the same for every replica -> (K, N) losses per window."""
+        self.model.eval()
+        batches = [self.losses(batch.expand(len(self), *batch.shape)) for batch in torch.split(windows, batch_size)]
+        self.model.train()
+        return torch.cat(batches, dim=1)
+
+    def extract(self, index: int) -> CustomGPT2Model:
+        """Replica `index` as a model of its own, on the CPU, with transformers' usual attention."""
+        model = CustomGPT2Model.from_config(self.model.config, seed=self.replicas[index].seed)
+        own = dict(model.named_parameters())
+        with torch.no_grad():
+            for name, view in zip(self._names, self._views(self.weights), strict=True):
+                own[name].copy_(view[index])
+        return model.eval()
+
+
+def choose_stack_size(config: ExperimentConfig, replicas: int, device: torch.device) -> int:
+    """How many of `replicas` to train as one stack."""
+    if config.gradient_checkpointing:
+        return 1  # recomputing activations does not work inside vmap
+    return replicas if device.type == "cuda" else min(replicas, 3)

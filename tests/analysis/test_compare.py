@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import csv
+from math import log
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from archsweep.analysis.compare import compare_experiments
+from archsweep.config import ExperimentConfig
+from archsweep.errors import RecordError
+from archsweep.records import read
+from archsweep.records.results import ExperimentResults
+from tests.sweep_folder import write_sweep
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+LAYERS = [{"num_layers": layers} for layers in (1, 2, 4)]
+NOISE = {1: (0.004, -0.009, 0.005), 2: (-0.007, 0.001, 0.009), 4: (0.008, 0.003, -0.01)}  # of each num_layers, by seed
+
+
+def planted(means: Mapping[int, float], best_rate: float = 3e-3) -> Any:
+    """The loss of a variant with `means[num_layers]` at its best rate, rising away from it, with fixed noise over seeds."""
+
+    def loss(variant: Mapping[str, Any], rate: float, seed: int) -> float:
+        layers = variant["num_layers"]
+        return means[layers] + 0.2 * abs(log(rate / best_rate)) + NOISE[layers][seed] + 0.05 * seed
+
+    return loss
+
+
+def sweep(folder: Path, means: Mapping[int, float], best_rate: float = 3e-3, **more: Any) -> Path:
+    return write_sweep(folder / "demo", LAYERS, planted(means, best_rate), **more)
+
+
+def verdicts(comparison: Any) -> dict[str, str]:
+    return dict(zip(comparison.table["variant"], comparison.table["verdict"], strict=True))
+
+
+def test_a_planted_large_difference_is_found(tmp_path: Path) -> None:
+    comparison = compare_experiments(sweep(tmp_path, {1: 3.8, 2: 3.5, 4: 4.1}))
+    assert verdicts(comparison) == {"num_layers=2": "BEST", "num_layers=1": "BETTER", "num_layers=4": "BETTER"}
+    assert comparison.verdict.startswith("num_layers=2 beats every other variant: 3.551 nats/token, 0.299 ± ")
+    assert comparison.table["n"].tolist() == [3, 3, 3]
+    assert comparison.table["learning_rate"].tolist() == [3e-3] * 3
+
+
+def test_equal_variants_are_undecided_with_the_seeds_it_would_take(tmp_path: Path) -> None:
+    comparison = compare_experiments(sweep(tmp_path, {1: 3.5, 2: 3.505, 4: 3.51}))
+    assert sorted(verdicts(comparison).values()) == ["BEST", "UNDECIDED", "UNDECIDED"]
+    assert comparison.verdict.startswith("Undecided between num_layers=1 and 2 others (num_layers=2, num_layers=4): ")
+    needed = comparison.table["seeds_needed"].iloc[1]
+    assert needed > 3
+    assert f"would need about {needed} seeds" in comparison.verdict
+
+
+def test_a_best_rate_at_the_edge_confounds_the_verdict(tmp_path: Path) -> None:
+    comparison = compare_experiments(sweep(tmp_path, {1: 3.8, 2: 3.5, 4: 4.1}, best_rate=1e-2))
+    assert verdicts(comparison) == {"num_layers=2": "BEST", "num_layers=1": "LR-CONFOUNDED", "num_layers=4": "LR-CONFOUNDED"}
+    assert comparison.verdict.startswith("No verdict for num_layers=2")
+    assert "Add 0.033." in comparison.verdict
+    assert any("at the edge" in caveat for caveat in comparison.caveats)
+
+
+def test_only_the_variant_at_the_edge_is_confounded(tmp_path: Path) -> None:
+    def loss(variant: Mapping[str, Any], rate: float, seed: int) -> float:
+        edge = 1e-2 if variant["num_layers"] == 4 else 3e-3
+        return float(planted({1: 3.8, 2: 3.5, 4: 4.1}, edge)(variant, rate, seed))
+
+    comparison = compare_experiments(write_sweep(tmp_path / "demo", LAYERS, loss))
+    assert verdicts(comparison) == {"num_layers=2": "BEST", "num_layers=1": "BETTER", "num_layers=4": "LR-CONFOUNDED"}
+    assert "num_layers=2 beats num_layers=1" in comparison.verdict
+
+
+def test_a_variant_off_the_budget_is_a_mismatch_and_no_result(tmp_path: Path) -> None:
+    budget = {"kind": "non_embedding_parameters", "target": 20_000, "tolerance": 0.01}
+    sizes = {1: 30_000, 2: 30_000, 4: 30_500}
+    folder = sweep(tmp_path, {1: 3.8, 2: 3.5, 4: 4.1}, budget=budget, parameters=lambda variant: sizes[variant["num_layers"]])
+    comparison = compare_experiments(folder)
+    assert verdicts(comparison) == {"num_layers=2": "BEST", "num_layers=1": "BETTER", "num_layers=4": "BUDGET-MISMATCH"}
+    assert "Off the budget of 20,000 non-embedding parameters ± 1.0%: num_layers=4 (20,500)." in comparison.caveats
+
+
+def test_two_variants_within_the_tolerance_on_both_sides_of_the_target_share_the_budget(tmp_path: Path) -> None:
+    budget = {"kind": "parameters", "target": 30_000, "tolerance": 0.01}
+    sizes = {1: 29_710, 2: 30_290, 4: 30_000}
+    folder = sweep(tmp_path, {1: 3.8, 2: 3.5, 4: 4.1}, budget=budget, parameters=lambda variant: sizes[variant["num_layers"]])
+    assert "BUDGET-MISMATCH" not in set(compare_experiments(folder).table["verdict"])
+
+
+def test_a_variant_that_diverged_everywhere_is_listed_without_a_loss(tmp_path: Path) -> None:
+    def loss(variant: Mapping[str, Any], rate: float, seed: int) -> float | None:
+        return None if variant["num_layers"] == 4 and seed == 1 else float(planted({1: 3.8, 2: 3.5, 4: 3.0})(variant, rate, seed))
+
+    comparison = compare_experiments(write_sweep(tmp_path / "demo", LAYERS, loss))
+    assert verdicts(comparison) == {"num_layers=2": "BEST", "num_layers=1": "BETTER", "num_layers=4": "DIVERGED"}
+    assert comparison.verdict.startswith("num_layers=2 beats every other variant that has a result")
+    assert any(caveat.startswith("Of 27 replicas, 3 diverged") for caveat in comparison.caveats)
+
+
+def test_failed_and_unfinished_variants_say_so(tmp_path: Path) -> None:
+    outcomes = {0: {"status": "failed", "reason": "out of memory"}, 2: None}
+    comparison = compare_experiments(sweep(tmp_path, {1: 3.8, 2: 3.5, 4: 4.1}, outcomes=outcomes, records={0: 0, 2: 0.4}))
+    assert verdicts(comparison) == {"num_layers=2": "BEST", "num_layers=1": "FAILED", "num_layers=4": "UNFINISHED"}
+    assert comparison.verdict.startswith("So far: Nothing to compare yet")
+    assert comparison.caveats[0].startswith("This sweep is partial: 9 of 27 replicas are unfinished")
+
+
+def test_a_sweep_without_any_result_has_no_verdict(tmp_path: Path) -> None:
+    outcomes = {trial: {"status": "failed", "reason": "no disk"} for trial in range(3)}
+    comparison = compare_experiments(sweep(tmp_path, {1: 3.8, 2: 3.5, 4: 4.1}, outcomes=outcomes, records=dict.fromkeys(range(3), 0)))
+    assert comparison.verdict == "No verdict: no variant has finished all its seeds at any setting."
+    assert "FAILED" in str(comparison)
+
+
+def test_one_variant_is_nothing_to_compare() -> None:
+    frame = pd.DataFrame({"variant": ["a", "a"], "seed": [0, 1], "val_loss": [3.0, 3.1]})
+    assert compare_experiments(frame).verdict == "Nothing to compare: there is one variant, a, with 3.050 nats/token."
+
+
+def test_a_dataframe_is_compared_by_the_columns_that_are_named() -> None:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        [{"depth": depth, "seed": seed, "val_loss": 3 + depth + 0.01 * rng.normal()} for depth in (1, 2, 3) for seed in range(3)]
+    )
+    comparison = compare_experiments(frame, compare=["depth"])
+    assert comparison.table["depth"].tolist() == [1, 2, 3]
+    assert comparison.verdict.startswith("depth=1 beats every other variant")
+
+
+def test_a_misspelt_column_is_answered_with_the_nearest() -> None:
+    frame = pd.DataFrame({"num_layers": [1], "val_loss": [3.0]})
+    with pytest.raises(RecordError, match="num_layer: did you mean num_layers"):
+        compare_experiments(frame, compare=["num_layer"])
+
+
+def test_results_of_different_corpora_are_refused() -> None:
+    frame = pd.DataFrame({"variant": ["a", "b"], "seed": [0, 0], "val_loss": [3.0, 3.1], "corpus_id": ["one", "two"]})
+    with pytest.raises(RecordError, match=r"corpus_id one, two.*not comparable"):
+        compare_experiments(frame)
+
+
+def test_experiments_are_compared_by_their_names() -> None:
+    experiments = [
+        ExperimentResults(
+            config=ExperimentConfig(experiment_name=name, seed=seed),
+            metrics=[{"epoch": 0, "train": {"loss": loss}, "validation": {"loss": loss + 0.001 * seed}}],
+            performance_stats={"parameters": 10},
+        )
+        for name, loss in (("wide", 3.5), ("deep", 4.5))
+        for seed in (0, 1, 2)
+    ]
+    comparison = compare_experiments(experiments)
+    assert comparison.verdict.startswith("wide beats deep: 3.501 nats/token, 1.000 ± 0.000 nats/token less than deep.")
+    assert any("learning rate was not tuned" in caveat for caveat in comparison.caveats)
+
+
+def test_an_empty_list_is_refused() -> None:
+    with pytest.raises(RecordError, match="at least one ExperimentResults"):
+        compare_experiments([])
+
+
+def test_few_tokens_per_parameter_are_a_caveat(tmp_path: Path) -> None:
+    folder = sweep(tmp_path, {1: 3.8, 2: 3.5, 4: 4.1}, parameters=lambda variant: 102_400)
+    assert any(caveat.startswith("Under-trained: 3 tokens per parameter") for caveat in compare_experiments(folder).caveats)
+
+
+def test_choosing_the_rate_on_the_tested_seeds_is_a_caveat(tmp_path: Path) -> None:
+    assert any("same seeds" in caveat for caveat in compare_experiments(sweep(tmp_path, {1: 3.8, 2: 3.5, 4: 4.1})).caveats)
+
+
+def test_the_text_opens_with_question_and_verdict(tmp_path: Path) -> None:
+    comparison = compare_experiments(sweep(tmp_path, {1: 3.8, 2: 3.5, 4: 4.1}, question="How deep?"))
+    assert str(comparison).startswith(f"How deep?\n\n{comparison.verdict}\n\n")
+    assert all(variant in str(comparison) for variant in ("num_layers=1", "num_layers=2", "num_layers=4"))
+
+
+def test_a_comparison_is_the_same_from_the_folder_and_from_its_dataframe(tmp_path: Path) -> None:
+    folder = sweep(tmp_path, {1: 3.8, 2: 3.5, 4: 4.1})
+    from_frame = compare_experiments(read.load(folder), compare=["num_layers"])
+    pd.testing.assert_frame_equal(compare_experiments(folder).table, from_frame.table)
+
+
+def test_a_comparison_leaves_its_text_and_table_and_no_formulas(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"variant": ["=1+1", "b"], "seed": [0, 0], "val_loss": [3.0, 3.1]})
+    comparison = compare_experiments(frame, tmp_path)
+    assert (tmp_path / "comparison.txt").read_text() == f"{comparison}\n"
+    with (tmp_path / "comparison.csv").open() as file:
+        assert [row["variant"] for row in csv.DictReader(file)] == ["'=1+1", "b"]

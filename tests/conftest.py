@@ -1,0 +1,44 @@
+"""What several rooms' tests need."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from archsweep.config import ExperimentConfig
+from archsweep.planning.plan import Plan, make_plan
+from archsweep.space import Choice, Space
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(scope="session")
+def tiny_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus of 400 short documents, enough for windows of 16 tokens."""
+    path = tmp_path_factory.mktemp("text") / "corpus.txt"
+    subjects, verbs, objects = (
+        ("The cat", "A dog", "My neighbour", "The old king"),
+        ("sees", "hears", "likes", "forgets"),
+        ("fish", "the moon", "rain"),
+    )
+    lines = [f"{subjects[n % 4]} {verbs[n // 4 % 4]} {objects[n % 3]}, and number {n} follows number {n - 1}." for n in range(400)]
+    path.write_text("\n\n".join(lines))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tiny_text: Path) -> ExperimentConfig:
+    """A model that trains in a second."""
+    return ExperimentConfig(
+        num_layers=1, num_heads=2, head_dim=8, context_length=16, batch_size=4, max_tokens=4 * 16 * 6, eval_tokens=256, num_evaluations=2,
+        vocab_size=300, dataset=f"text:{tiny_text}", device="cpu",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def tiny_plan(tiny_config: ExperimentConfig) -> Plan:
+    """Two variants, each with two learning rates and two seeds."""
+    space = Space(base=tiny_config, compare={"num_layers": Choice(1, 2)}, tune={"learning_rate": Choice(1e-3, 3e-3)}, repeat=2)
+    return make_plan("tiny", "One layer or two?", space, "corpus")

@@ -1,0 +1,90 @@
+"""What Ray alone does: fractions of GPUs, several trials at once, and no door to the network."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from archsweep.running import ray_tune
+from archsweep.running.recorder import Recorder
+from archsweep.training.data import prepare
+
+if TYPE_CHECKING:
+    from archsweep.planning.plan import Plan, Trial
+
+LISTENING = "0A"  # the state of a listening socket in /proc/net/tcp (proc(5))
+LOOPBACK = (
+    "0100007F",
+    "00000000000000000000000001000000",
+    "0000000000000000FFFF00000100007F",
+)  # 127.0.0.1, ::1 and ::ffff:127.0.0.1, as the kernel writes them
+
+
+class Watch:
+    """Stands where the progress display stands, and notes what it sees."""
+
+    def __init__(self) -> None:
+        self.order: list[str] = []
+        self.open_doors: set[str] = set()
+        self.environment: dict[str, str] = {}
+
+    def trial_began(self, trial: Trial) -> None:
+        self.order.append(trial.id)
+
+    def trial_reported(self, trial: Trial, step: int, loss: float) -> None:
+        self.open_doors |= listening_beyond_loopback()
+        self.environment = dict(os.environ)
+
+    def trial_finished(self, trial: Trial, loss: float) -> None: ...
+
+    def trial_failed(self, trial: Trial, reason: str, details: Path) -> None:
+        raise AssertionError(reason)
+
+
+def listening_beyond_loopback() -> set[str]:
+    """Local addresses of listening sockets that other machines could reach."""
+    found = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        lines = Path(table).read_text().splitlines()[1:] if Path(table).exists() else []
+        for line in lines:
+            address, state = line.split()[1], line.split()[3]
+            if state == LISTENING and address.split(":")[0] not in LOOPBACK:
+                found.add(address)
+    return found
+
+
+@pytest.fixture(scope="module")
+def seen(tiny_plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> tuple[Watch, Any, set[str]]:
+    """A run on one processor and one logical GPU: what was watched, Tune's dataframe, and the doors that were open before."""
+    before, watch = listening_beyond_loopback(), Watch()
+    ids = {trial.id: prepare(trial.config).id for trial in tiny_plan.trials}
+    recorder = Recorder(tmp_path_factory.mktemp("sweep"), watch)  # type: ignore[arg-type]
+    frame = ray_tune.run(tiny_plan.trials, ids, recorder, num_cpus=1, num_gpus=1)
+    return watch, frame, before
+
+
+def test_nothing_listens_beyond_loopback_and_the_token_is_on(seen: tuple[Watch, Any, set[str]]) -> None:
+    watch, _, before = seen
+    assert watch.open_doors - before == set()
+    assert watch.environment["RAY_AUTH_MODE"] == "token"
+
+
+def test_the_longest_trial_begins_first(seen: tuple[Watch, Any, set[str]], tiny_plan: Plan) -> None:
+    assert seen[0].order == [trial.id for trial in tiny_plan.trials]
+    flops = [trial.cost.flops for trial in tiny_plan.trials]
+    assert flops == sorted(flops, reverse=True)
+
+
+def test_tunes_own_dataframe_has_a_row_per_trial_with_the_configs_field_names(seen: tuple[Watch, Any, set[str]], tiny_plan: Plan) -> None:
+    frame = seen[1]
+    layers = {trial.id: trial.config.num_layers for trial in tiny_plan.trials}
+    assert dict(zip(frame["config/trial_id"], frame["config/num_layers"], strict=True)) == layers
+    assert frame["val_loss"].notna().all()
+
+
+def test_a_trial_on_a_logical_gpu_gets_its_share_of_it(seen: tuple[Watch, Any, set[str]]) -> None:
+    # Two trials of a few MB share a device at the smallest share, an eighth.
+    assert seen[1]["gpu_share"].tolist() == [0.125, 0.125]

@@ -1,0 +1,125 @@
+"""Both runners leave the same records: every claim here is made of each of them."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+from rich.console import Console
+
+from archsweep import load, load_curves, pipeline
+from archsweep.errors import MachineError
+from archsweep.pipeline import Machine
+from archsweep.records.schema import CURVES, RESULTS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from archsweep.planning.plan import Plan, Trial
+
+MACHINES = {"serial": Machine(serial=True), "ray": Machine(num_cpus=2, num_gpus=0)}
+
+
+class Sweep(NamedTuple):
+    """A plan that was run: its folder, and what the screen showed."""
+
+    plan: Plan
+    folder: Path
+    machine: Machine
+    said: str
+
+
+def run(plan: Plan, folder: Path, machine: Machine) -> str:
+    screen = io.StringIO()
+    pipeline.run(plan, folder, machine, Console(file=screen, width=200))
+    pipeline.collect(folder)
+    return screen.getvalue()
+
+
+def with_a_trial_that_fails(plan: Plan) -> Plan:
+    """The first trial asks for a GPU that no machine has."""
+    first, *others = plan.trials
+    return plan.model_copy(update={"trials": (elsewhere(first, "cuda:63"), *others)})
+
+
+def elsewhere(trial: Trial, device: str) -> Trial:
+    return trial.model_copy(update={"config": trial.config.copy(device=device)})
+
+
+@pytest.fixture(scope="module", params=MACHINES)
+def sweep(request: pytest.FixtureRequest, tiny_plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    """A sweep of two trials of which one fails, run once by each runner."""
+    folder, machine = tmp_path_factory.mktemp("results") / "tiny", MACHINES[request.param]
+    machine = Machine(
+        num_cpus=machine.num_cpus, num_gpus=machine.num_gpus, serial=machine.serial, cache_dir=tmp_path_factory.mktemp("cache")
+    )
+    plan = with_a_trial_that_fails(tiny_plan)
+    return Sweep(plan, folder, machine, run(plan, folder, machine))
+
+
+def rows_of(trial: Trial, frame: Any) -> Any:
+    return frame[frame.trial_id == trial.id]
+
+
+def test_every_planned_replica_has_one_row(sweep: Sweep) -> None:
+    results = load(sweep.folder)
+    planned = [(trial.id, r.seed, r.learning_rate) for trial in sweep.plan.trials for r in trial.replicas]
+    assert list(zip(results.trial_id, results.seed, results.learning_rate, strict=True)) == planned
+    assert list(results.columns) == [column.name for column in RESULTS]
+
+
+def test_a_trial_that_fails_is_recorded_with_its_reason_and_stops_no_other(sweep: Sweep) -> None:
+    failed, finished = sweep.plan.trials
+    results = load(sweep.folder)
+    assert set(rows_of(failed, results).status) == {"failed"}
+    assert all("cuda:63 is not there" in reason for reason in rows_of(failed, results).reason)
+    assert rows_of(failed, results).val_loss.isna().all()
+    assert set(rows_of(finished, results).status) == {"finished"}
+    assert rows_of(finished, results).val_loss.notna().all()
+
+
+def test_the_whole_traceback_of_a_failure_lies_in_its_trial_and_the_screen_says_where(sweep: Sweep) -> None:
+    errors = sweep.folder / "trials" / sweep.plan.trials[0].id / "error.txt"
+    assert "training/precision.py" in errors.read_text()  # where it was raised
+    assert str(errors) in sweep.said
+
+
+def test_every_evaluation_of_every_replica_is_a_row_of_the_curves(sweep: Sweep) -> None:
+    curves = rows_of(sweep.plan.trials[1], load_curves(sweep.folder))
+    assert sorted(curves.step.unique()) == [3, 6]  # six steps, two evaluations
+    assert len(curves) == 2 * len(sweep.plan.trials[1].replicas)
+    assert list(curves.columns) == [column.name for column in CURVES]
+
+
+def test_a_trials_folder_is_named_by_its_content_and_holds_its_config(sweep: Sweep) -> None:
+    for trial in sweep.plan.trials:
+        config = json.loads((sweep.folder / "trials" / trial.id / "config.json").read_text())
+        assert config["num_layers"] == trial.variant["num_layers"]
+
+
+def test_the_same_command_again_trains_what_failed_and_leaves_what_is_finished(sweep: Sweep, tmp_path: Path) -> None:
+    records = {trial.id: sweep.folder / "trials" / trial.id / "records.jsonl" for trial in sweep.plan.trials}
+    failed, finished = sweep.plan.trials
+    before = records[finished.id].read_bytes()
+    mended = sweep.plan.model_copy(update={"trials": (elsewhere(failed, "cpu"), finished)})
+    said = run(mended, sweep.folder, sweep.machine)
+    assert "1 of 2 trials are finished and stay as they are" in said
+    assert records[finished.id].read_bytes() == before
+    assert set(load(sweep.folder).status) == {"finished"}
+
+
+@pytest.mark.slow
+def test_both_runners_find_the_same_losses_to_the_bit(tiny_plan: Plan, tmp_path: Path) -> None:
+    for name, machine in MACHINES.items():
+        run(tiny_plan, tmp_path / name, machine)
+    serial, ray = (load_curves(tmp_path / name) for name in MACHINES)
+    for column in ("trial_id", "seed", "learning_rate", "step", "train_loss", "val_loss"):
+        assert serial[column].tolist() == ray[column].tolist(), column
+
+
+def test_a_request_that_no_node_can_hold_is_refused_before_anything_runs(tiny_plan: Plan, tmp_path: Path) -> None:
+    with pytest.raises(MachineError, match="needs 1 CPUs and 0 GPUs on one node, and the nodes have 0 CPUs and 0 GPUs"):
+        run(tiny_plan, tmp_path / "tiny", Machine(num_cpus=0, num_gpus=0))
+    assert not (tmp_path / "tiny" / "trials").exists()

@@ -1,0 +1,210 @@
+"""The command line as a person meets it: what it prints, what it refuses, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import archsweep
+from archsweep import cli
+
+REPOSITORY = Path(archsweep.__file__).parent.parent
+
+TINY_SPACE = '''"""One layer or two?"""
+from archsweep.config import ExperimentConfig
+from archsweep.space import Choice, Space
+
+base = ExperimentConfig(num_layers=1, num_heads=2, head_dim=8, context_length=16, batch_size=4, max_tokens={tokens}, eval_tokens=256,
+                        num_evaluations=2, vocab_size=300, dataset="text:{text}")
+space = Space(base=base, compare={{"num_layers": Choice(1, 2)}}, tune={{"learning_rate": Choice(1e-3, 3e-3, 9e-3)}}, repeat=2)
+'''
+
+
+def run(*words: str) -> int:
+    """What `python -m archsweep WORDS` ends with."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words)
+    return int(ended.value.code or 0)
+
+
+@pytest.fixture
+def space_file(tmp_path: Path, tiny_text: Path) -> Path:
+    path = tmp_path / "one_or_two.py"
+    path.write_text(TINY_SPACE.format(tokens=384, text=tiny_text))
+    return path
+
+
+def test_a_sweep_trains_and_ends_with_the_verdict_and_the_reports_path(
+    space_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(str(space_file), "--serial", "--results", str(tmp_path / "results")) == 0
+    *_, last = capsys.readouterr().out.strip().splitlines()
+    assert last == f"report: {tmp_path / 'results' / 'one_or_two' / 'report.html'}"
+    assert Path(last.removeprefix("report: ")).is_file()
+    assert run("report", "one_or_two", "--results", str(tmp_path / "results")) == 0
+    said = capsys.readouterr().out
+    assert "One layer or two?" in said
+    assert "num_layers=1" in said
+
+
+def test_a_dry_run_prints_the_plan_and_leaves_nothing(space_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(str(space_file), "--dry-run", "--results", str(tmp_path / "results")) == 0
+    assert "2 trials, 12 replicas" in capsys.readouterr().out
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_sweep_in_which_a_trial_failed_ends_with_1_and_reports_the_reason(
+    space_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(str(space_file), "--serial", "--set", "device=cuda:63", "--results", str(tmp_path)) == 1
+    assert "device cuda:63 is not there" in capsys.readouterr().out
+    assert "cuda:63 is not there" in (tmp_path / "one_or_two" / "report.md").read_text()
+
+
+def test_other_settings_in_the_same_folder_are_refused_and_a_name_is_the_way_out(
+    space_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = ("--serial", "--results", str(tmp_path / "results"))
+    assert run(str(space_file), *results) == 0
+    assert run(str(space_file), "--set", "repeat=3", *results) == 2
+    assert "holds another plan" in capsys.readouterr().err
+    assert run(str(space_file), "--set", "repeat=3", "--name", "three_seeds", *results) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "expected"),
+    [
+        (["heads_vs_layer"], 2, "heads_vs_layer is not a shipped search space: did you mean heads_vs_layers"),
+        (["heads_vs_layers", "--set", "weight_decy=0"], 2, "weight_decy is not a field of ExperimentConfig: did you mean weight_decay"),
+        (["heads_vs_layers", "--set", "repeat"], 2, "--set takes FIELD=VALUE, got 'repeat'"),
+        (["../x"], 2, "must be a shipped name"),
+        (["heads_vs_layers", "--name", "../x"], 2, "it names a folder, got '../x'"),
+        (["report", "../x"], 2, "got '../x'"),
+        (["report", "nothing_here"], 2, "must be a sweep's folder"),
+        (["heads_vs_layers", "--set", "dataset=text:/no/such/file.txt", "--serial"], 2, "/no/such/file.txt"),
+        (["heads_vs_layers", "--base", "tinny"], 2, "tinny"),
+        (["heads_vs_layers", "--num-cpu", "2"], 2, "--num-cpu"),
+        (["train", "/no/such/config.json"], 2, "/no/such/config.json must be a config in JSON"),
+        ([], 2, "heads_vs_layers"),
+    ],
+)  # fmt: skip
+def test_bad_input_gets_a_sentence_with_the_value_and_the_way_out(
+    words: list[str], code: int, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(*words) == code
+    said = capsys.readouterr().err
+    assert expected in said
+    assert "Traceback" not in said
+    assert not list(tmp_path.rglob("trials")), "something was trained"
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("num_heads=3, head_dim=None, hidden_size=16", "hidden_size must be divisible by num_heads, got 16 and 3"),
+        ("num_laiers=2", "num_laiers is not a field of ExperimentConfig: did you mean num_layers"),
+    ],
+)
+def test_a_space_with_an_impossible_base_is_refused_with_its_line(
+    change: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = change.replace("head_dim=None, ", "")
+    text = f'"""Which?"""\nfrom archsweep.config import ExperimentConfig\nbase = ExperimentConfig({changes})\n'
+    (tmp_path / "impossible.py").write_text(text)
+    assert run("plan", str(tmp_path / "impossible.py")) == 2
+    said = capsys.readouterr().err
+    assert f"{tmp_path / 'impossible.py'}, line 3" in said
+    assert expected in said
+
+
+def test_a_budget_that_no_variant_can_meet_is_refused_with_the_nearest_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "too_small.py").write_text(
+        '"""Which?"""\nfrom archsweep.space import Budget, Choice, Space\nfrom search_spaces.bases import TINY\n'
+        'space = Space(TINY, {"num_layers": Choice(4, 8)}, Budget("non_embedding_parameters", 100))\n'
+    )
+    assert run("plan", str(tmp_path / "too_small.py")) == 2
+    said = capsys.readouterr().err
+    assert "none of the 2 variants can be trained" in said
+    assert "num_layers=8" in said
+
+
+def test_a_results_folder_that_cannot_be_written_ends_with_3(space_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a_file").write_text("")
+    assert run(str(space_file), "--results", str(tmp_path / "a_file")) == 3
+    said = capsys.readouterr().err
+    assert "must be writable" in said
+    assert "--results" in said
+
+
+def test_one_config_trains_without_ray_and_leaves_a_model(tiny_text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = {"num_layers": 1, "num_heads": 2, "head_dim": 8, "context_length": 16, "vocab_size": 300}
+    run_of = {"batch_size": 4, "max_tokens": 384, "eval_tokens": 256, "dataset": f"text:{tiny_text}"}
+    config = {"experiment_name": "one", **sizes, **run_of}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert run("train", str(tmp_path / "config.json"), "--set", "num_epochs=2", "--results", str(tmp_path)) == 0
+    assert "epoch 2 of 2: training loss" in capsys.readouterr().out
+    assert {"config.json", "results.json", "model"} <= {path.name for path in (tmp_path / "one").iterdir()}
+
+
+def test_spaces_lists_the_shipped_questions(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("spaces") == 0
+    said = capsys.readouterr().out
+    assert "heads_vs_layers  Heads or layers?" in said
+    assert "bases" not in said
+
+
+@pytest.mark.parametrize("words", [["--help"], ["spaces"], ["plan", "heads_vs_layers"], ["heads_vs_layers", "--dry-run"]])
+def test_what_only_looks_imports_nothing_heavy(words: list[str]) -> None:
+    script = (
+        "import sys, atexit\n"
+        "atexit.register(lambda: print('HEAVY', sorted({'torch', 'ray', 'pandas', 'transformers'} & set(sys.modules))))\n"
+        "from archsweep.cli import main\n"
+        f"main({words!r})"
+    )
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=REPOSITORY, check=True)
+    assert "HEAVY []" in said.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_sweep_says_how_to_go_on_and_the_same_command_does(stop: signal.Signals, tmp_path: Path, tiny_text: Path) -> None:
+    (tmp_path / "one_or_two.py").write_text(TINY_SPACE.format(tokens=640_000, text=tiny_text))
+    command = [
+        sys.executable,
+        "-m",
+        "archsweep",
+        str(tmp_path / "one_or_two.py"),
+        "--num-cpus",
+        "1",
+        "--results",
+        str(tmp_path / "results"),
+    ]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment)
+    assert process.stdout is not None
+    assert any("replicas began" in line for line in process.stdout)
+    process.send_signal(stop)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on from there" in errors
+    assert "Traceback" not in errors
+    assert (tmp_path / "results" / "one_or_two" / "results.parquet").is_file()
+
+
+@pytest.mark.slow
+def test_the_default_sweeps_smoke_run_answers_through_ray(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "archsweep", "heads_vs_layers", "--smoke", "--results", str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().splitlines()[-1] == f"report: {tmp_path / 'heads_vs_layers-smoke' / 'report.html'}"
+    results = archsweep.load(tmp_path / "heads_vs_layers-smoke")
+    assert set(results.status) == {"finished"}
+    assert results.non_embedding_parameters.between(99_000, 101_000).all()

@@ -1,0 +1,94 @@
+"""The house: which room may import which, read from the source."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import archsweep
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PACKAGE = Path(archsweep.__file__).parent
+OURS = {"archsweep", "search_spaces"}
+FOUNDATION = {"atomic", "errors", "config", "space"}
+
+# Room -> what it may import: our own rooms, and of the heavy or telling libraries those that its step needs.
+ROOMS = {
+    "atomic": (set(), set()),
+    "errors": (set(), set()),
+    "config": ({"atomic", "errors"}, {"pydantic"}),
+    "space": ({"errors", "config"}, {"pydantic"}),
+    "planning": (FOUNDATION | {"planning"}, {"pydantic", "rich"}),
+    "training": (
+        {"atomic", "errors", "config", "training"},
+        {"pydantic", "torch", "transformers", "datasets", "tokenizers", "numpy", "pyarrow", "huggingface_hub"},
+    ),
+    "records": ({"atomic", "errors", "config", "records"}, {"pydantic", "pyarrow", "pandas"}),
+    "running": (FOUNDATION | {"planning", "records", "running", "training"}, {"rich", "ray", "torch"}),
+    "analysis": (
+        {"atomic", "errors", "config", "records", "analysis"},
+        {"pandas", "numpy", "scipy", "seaborn", "matplotlib", "jinja2", "markupsafe"},
+    ),
+}
+
+ONLY_IN = {"ray": {"running/ray_tune.py"}, "torch": {"running/worker.py"}, "training": {"running/worker.py"}}  # within `running`
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, where it says so inside a function too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module or ""
+
+
+def room_of(module: str) -> str:
+    return module.split(".")[1] if "." in module else module
+
+
+def sources() -> list[Path]:
+    return sorted(
+        path for path in PACKAGE.rglob("*.py") if room_of(f"archsweep.{path.relative_to(PACKAGE).parts[0].removesuffix('.py')}") in ROOMS
+    )
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_room_imports_only_what_its_step_needs(path: Path) -> None:
+    place = path.relative_to(PACKAGE).as_posix()
+    room = place.split("/")[0].removesuffix(".py")
+    rooms, libraries = ROOMS[room]
+    for module in imports(path):
+        top = module.split(".")[0]
+        if top in OURS:
+            assert room_of(module) in rooms, f"{place} imports {module}"
+        elif top not in sys.stdlib_module_names:
+            assert top in libraries, f"{place} imports {module}"
+        name = room_of(module) if top in OURS else top
+        if room == "running" and name in ONLY_IN:
+            assert place in ONLY_IN[name], f"{place} imports {module}"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE.parent / "search_spaces").glob("*.py")), ids=lambda path: path.name)
+def test_a_search_space_needs_the_vocabulary_alone(path: Path) -> None:
+    allowed = {"__future__", "archsweep.space", "archsweep.config", "search_spaces.bases"}
+    assert set(imports(path)) <= allowed
+
+
+def test_every_public_name_can_be_imported() -> None:
+    for name in archsweep.__all__:
+        assert getattr(archsweep, name).__module__.startswith("archsweep")
+
+
+def test_importing_the_package_imports_nothing_else() -> None:
+    script = "import sys, archsweep; print(sorted({'torch', 'ray', 'pandas', 'pydantic'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=PACKAGE.parent, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,153 @@
+"""Space: what a question must state, told all at once where it does not, and its small copy for a smoke test."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from archsweep.config import ExperimentConfig
+from archsweep.errors import SpaceError
+from archsweep.space import Budget, Choice, Space
+
+BASE = ExperimentConfig(num_layers=2, num_heads=4, head_dim=16, context_length=64, max_tokens=307_200, eval_tokens=65_536)
+
+
+def space(**changes: Any) -> Space:
+    fields: dict[str, Any] = {"base": BASE, "compare": {"num_layers": Choice(1, 2, 4)}}
+    return Space(**(fields | changes))
+
+
+def refused(**changes: Any) -> str:
+    with pytest.raises(SpaceError) as caught:
+        space(**changes)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"compare": {"num_layer": Choice(1, 2)}}, "num_layer is not a field of ExperimentConfig: did you mean num_layers?"),
+        ({"compare": {"num_layers": [1, 2]}}, "num_layers must be a Choice, got [1, 2]. Write Choice(1, 2)."),
+        (
+            {"compare": {"num_layers": Choice([1, 2])}},
+            "a Choice takes its values one after another, got Choice([1, 2]). Write Choice(1, 2).",
+        ),
+        ({"compare": {"num_layers": Choice()}}, "num_layers must have at least one value"),
+        ({"compare": {"num_layers": Choice(1, 2, 1)}}, "num_layers must list every value once, got 1 again"),
+        ({"compare": {"num_layers": Choice("2")}}, "num_layers: input should be a valid integer, got '2'"),
+        ({"compare": {"num_layers": Choice(True)}}, "num_layers: input should be a valid integer, got True"),
+        ({"compare": {"num_layers": Choice(0)}}, "num_layers: input should be greater than or equal to 1, got 0"),
+        ({"compare": {"learning_rate": Choice(float("nan"))}}, "learning_rate"),
+        ({"compare": {"max_tokens": Choice(None)}}, "max_tokens must be a number of tokens, got None"),
+        ({"compare": {"dataset": Choice("imagenet")}}, "dataset: must be stdlib"),
+        ({"compare": {"betas": Choice((0.9, 1.1))}}, "betas"),
+        ({"compare": {}}, "compare must name at least one field"),
+        ({"compare": Choice(1, 2)}, "compare must map fields to choices"),
+        ({"compare": {"seed": Choice(1, 2)}}, "seed cannot be compared: `repeat` trains"),
+        ({"compare": {"device": Choice("cpu", "cuda")}}, "device cannot be compared"),
+        ({"tune": {"num_layers": Choice(3)}}, "num_layers is in compare and in tune"),
+        ({"tune": {"batch_size": Choice(8, 16)}}, "batch_size cannot be tuned, only learning_rate and weight_decay can"),
+        ({"tune": {"learning_rates": Choice(1e-3)}}, "did you mean learning_rate?"),
+        ({"tune": {"learning_rate": 1e-3}}, "Write Choice(0.001)"),
+        ({"repeat": 0}, "repeat must be a whole number of seeds, at least 1, got 0"),
+        ({"repeat": 2.5}, "got 2.5"),
+        ({"base": BASE.copy(max_tokens=None)}, "base.max_tokens must be a number of tokens"),
+        ({"base": "tiny"}, "base must be an ExperimentConfig, got 'tiny'"),
+        ({"budget": Budget("params", 1000)}, "params is not a kind of budget: did you mean parameters"),  # type: ignore[arg-type]
+        ({"budget": Budget("parameters", 0)}, "target must be a whole number of parameters, at least 1, got 0"),
+        ({"budget": Budget("parameters", 1e5)}, "target must be a whole number"),  # type: ignore[arg-type]
+        ({"budget": Budget("parameters", 1000, tolerance=1)}, "tolerance must be a fraction above 0 and at most 0.5, got 1"),
+        ({"budget": Budget("parameters", 1000, tolerance=float("nan"))}, "tolerance must be a fraction"),
+        ({"budget": 100_000}, "budget must be a Budget, got 100000"),
+        ({"derive": 3}, "derive must be a function"),
+    ],
+)
+def test_each_fault_is_told_with_its_rule_and_value(changes: dict[str, Any], told: str) -> None:
+    message = refused(**changes)
+    assert told in message
+    assert message.startswith("1 fault in the search space")
+
+
+def test_all_faults_are_told_at_once() -> None:
+    message = refused(
+        compare={"num_layer": Choice(1), "num_heads": Choice(0)}, tune={"dropout": Choice(0.1)}, repeat=-1, budget=Budget("parameters", -5)
+    )
+    assert message.startswith("5 faults")
+
+
+@pytest.mark.parametrize("width", ["hidden_size", "head_dim"])
+def test_a_budget_needs_a_size_to_solve(width: str) -> None:
+    budget = Budget("parameters", 100_000)
+    assert space(budget=budget).solved == ("hidden_size", "ffn_size")
+    assert space(budget=budget, compare={width: Choice(32, 64)}).solved == ("ffn_size",)
+    assert space(budget=budget, compare={"ffn_size": Choice(32, 64)}).solved == ("hidden_size",)
+    assert "leave the budget nothing to solve" in refused(budget=budget, compare={width: Choice(64), "ffn_size": Choice(64)})
+    assert space(compare={width: Choice(64), "ffn_size": Choice(64)}).solved == ()
+
+
+def test_a_value_is_not_refused_because_another_field_does_not_divide() -> None:
+    explicit = ExperimentConfig(hidden_size=64, num_heads=4)
+    assert Space(base=explicit, compare={"num_heads": Choice(3, 5)}).compare["num_heads"].values == (3, 5)
+
+
+def test_seeds_count_from_the_base() -> None:
+    assert space(base=BASE.copy(seed=10), repeat=3).seeds == (10, 11, 12)
+
+
+def test_a_whole_number_is_a_valid_rate() -> None:
+    assert space(tune={"learning_rate": Choice(1), "weight_decay": Choice(0, 0.1)}).tune["weight_decay"].values == (0, 0.1)
+
+
+def test_smoke_keeps_the_question_and_shortens_the_answer() -> None:
+    small = space(
+        compare={"num_layers": Choice(1, 2, 4), "num_heads": Choice(1, 2, 4), "dropout": Choice(0.0, 0.1)},
+        tune={"learning_rate": Choice(1e-3, 2e-3, 4e-3)},
+        budget=Budget("parameters", 150_000),
+        repeat=5,
+    ).smoke()
+    assert [choice.values for choice in small.compare.values()] == [(1, 4), (1, 4), (0.0,)]
+    assert small.tune["learning_rate"].values == (1e-3, 4e-3)
+    assert small.budget == Budget("parameters", 150_000)
+    assert (small.repeat, small.base.max_tokens, small.base.eval_tokens, small.base.num_evaluations) == (2, 20 * 1024, 8192, 2)
+
+
+def test_smoke_never_makes_a_short_run_longer() -> None:
+    short = BASE.copy(max_tokens=2048, eval_tokens=64, num_evaluations=1)
+    small = space(base=short).smoke().base
+    assert (small.max_tokens, small.eval_tokens, small.num_evaluations) == (2048, 64, 1)
+
+
+def test_smoke_holds_a_step_and_a_window_of_the_largest_variant() -> None:
+    long = BASE.copy(max_tokens=10_000_000)
+    small = space(base=long, compare={"context_length": Choice(64, 16_384), "batch_size": Choice(2, 8)}).smoke()
+    assert small.base.max_tokens == 20 * 16_384 * 8
+    assert small.base.eval_tokens == 16_384
+
+
+def test_smoke_scales_compared_tokens_and_caps_derived_ones() -> None:
+    compared = space(compare={"max_tokens": Choice(100_000, 400_000)}).smoke()
+    assert compared.compare["max_tokens"].values == (5_120, 20_480)
+    derived = space(derive=lambda config: config.copy(max_tokens=10**9)).smoke()
+    assert derived.derive is not None
+    assert derived.derive(BASE).max_tokens == 20 * 1024
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(st.integers(1, 64), min_size=1, max_size=5, unique=True), min_size=1, max_size=5))
+def test_smoke_has_at_most_four_variants_of_the_ends(values: list[list[int]]) -> None:
+    names = ["num_layers", "num_heads", "head_dim", "ffn_size", "num_epochs"]
+    whole = space(compare={name: Choice(*row) for name, row in zip(names, values, strict=False)})
+    variants = 1
+    for name, choice in whole.smoke().compare.items():
+        assert set(choice.values) <= {whole.compare[name].values[0], whole.compare[name].values[-1]}
+        variants *= len(choice.values)
+    assert variants <= 4
+
+
+def test_a_changed_space_is_checked_again() -> None:
+    with pytest.raises(SpaceError, match="repeat"):
+        replace(space(), repeat=0)
