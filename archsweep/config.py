@@ -71,7 +71,7 @@ class ExperimentConfig(BaseModel):
     warmup: float = Field(0.05, ge=0)
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
     num_epochs: int = Field(1, ge=1)
-    max_tokens: int | None = Field(100_000, ge=1)
+    max_tokens: int | None = Field(50_000, ge=1)
     seed: int = Field(0, ge=0, lt=2**31)
 
     # What is measured.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,14 @@ class Question:
     settings: Mapping[str, str] = field(default_factory=dict)
     smoke: bool = False
 
+    @property
+    def command(self) -> str:
+        """The command line that asks it."""
+        words = ["python", "-m", "archsweep", self.space]
+        words += [word for option, value in (("--name", self.name), ("--base", self.base)) if value for word in (option, value)]
+        words += [word for name, value in self.settings.items() for word in ("--set", f"{name}={value}")]
+        return shlex.join([*words, *(["--smoke"] if self.smoke else [])])
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -57,7 +66,7 @@ def plan(question: Question) -> Plan:
         space = space.smoke()
     space = find.override(space, question.settings)
     name = question.name or "-".join(filter(None, (found.name, question.base, "smoke" if question.smoke else None)))
-    return make_plan(name, found.question, space, identify(space.base.dataset, space.base.tokenizer))
+    return make_plan(name, found.question, space, identify(space.base.dataset, space.base.tokenizer), question.command)
 
 
 def run(plan: Plan, folder: Path, machine: Machine, console: Console) -> None:

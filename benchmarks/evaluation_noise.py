@@ -19,7 +19,7 @@ def main() -> None:
     found = find.find("heads_vs_layers")
     plan = make_plan(found.name, found.question, found.space, identify(found.space.base.dataset))
     trials = [trial for trial in plan.trials if trial.variant["num_heads"] == 2 and trial.variant["num_layers"] in (1, 2)]
-    rate = found.space.tune["learning_rate"].values[1]
+    rate = found.space.base.learning_rate  # about the best one of both
     losses = []  # (seeds, windows) per variant
     for trial in trials:
         experiment = ArchitectureExperiment(trial.config, [replica for replica in trial.replicas if replica.learning_rate == rate])

@@ -6,7 +6,7 @@ from search_spaces.bases import TINY
 space = Space(
     base=TINY,
     compare={"num_layers": Choice(1, 2, 4), "num_heads": Choice(1, 2, 4)},  # the question
-    budget=Budget("non_embedding_parameters", 100_000, tolerance=0.01),  # fairness: solved, then audited
-    tune={"learning_rate": Choice(2e-3, 4e-3, 8e-3)},  # each variant keeps its best
+    budget=Budget("non_embedding_parameters", 50_000, tolerance=0.01),  # fairness: solved, then audited
+    tune={"learning_rate": Choice(5e-3, 1e-2, 2e-2, 4e-2)},  # each variant keeps its best
     repeat=3,  # seeds: mean and spread
 )

@@ -6,7 +6,7 @@ from search_spaces.bases import TINY
 space = Space(
     base=TINY,
     compare={"num_layers": Choice(1, 2, 4, 8)},  # the width follows from the budget
-    budget=Budget("non_embedding_parameters", 100_000, tolerance=0.01),
-    tune={"learning_rate": Choice(2e-3, 4e-3, 8e-3)},
+    budget=Budget("non_embedding_parameters", 50_000, tolerance=0.01),
+    tune={"learning_rate": Choice(5e-3, 1e-2, 2e-2, 4e-2)},
     repeat=3,
 )

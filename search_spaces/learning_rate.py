@@ -5,6 +5,6 @@ from search_spaces.bases import TINY
 
 space = Space(
     base=TINY,
-    compare={"learning_rate": Choice(1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)},  # here the rate is the question, so nothing is tuned
+    compare={"learning_rate": Choice(2.5e-3, 5e-3, 1e-2, 2e-2, 4e-2)},  # here the rate is the question, so nothing is tuned
     repeat=3,
 )

@@ -13,6 +13,7 @@ import pytest
 
 import archsweep
 from archsweep import cli
+from archsweep.pipeline import Question
 
 REPOSITORY = Path(archsweep.__file__).parent.parent
 
@@ -51,6 +52,24 @@ def test_a_sweep_trains_and_ends_with_the_verdict_and_the_reports_path(
     said = capsys.readouterr().out
     assert "One layer or two?" in said
     assert "num_layers=1" in said
+    assert f"python -m archsweep {space_file}" in (tmp_path / "results" / "one_or_two" / "report.md").read_text()
+
+
+def readme_commands() -> list[str]:
+    """Every command line of ours that the README shows."""
+    lines = (REPOSITORY / "README.md").read_text().splitlines()
+    return [line.split("#")[0].strip() for line in lines if line.startswith("python -m archsweep")]
+
+
+@pytest.mark.parametrize("command", readme_commands())
+def test_every_command_in_the_readme_is_understood(command: str) -> None:
+    cli.app.parse_args(command.split()[3:], exit_on_error=False, print_error=False)
+
+
+def test_the_command_in_a_report_asks_the_same_question() -> None:
+    question = Question("heads_vs_layers", name="mine", base="small", settings={"repeat": "5", "dataset": "text:my file.txt"}, smoke=True)
+    expected = "python -m archsweep heads_vs_layers --name mine --base small --set repeat=5 --set 'dataset=text:my file.txt' --smoke"
+    assert question.command == expected
 
 
 def test_a_dry_run_prints_the_plan_and_leaves_nothing(space_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 REPORT_HTML, REPORT_MARKDOWN, FIGURES = "report.html", "report.md", "figures"
 
-_PACKAGES = ("archsweep", "torch", "transformers", "ray", "numpy", "pandas", "scipy")
+_PACKAGES = ("archsweep", "pandas", "scipy")  # what the analysis computes with
 _NONE = "\N{EN DASH}"
 _MINUS = "\N{MINUS SIGN}"
 
@@ -321,7 +321,7 @@ def _reproduce(comparison: Comparison) -> list[tuple[str, str]]:
     results, folder = comparison.source.results, comparison.source.folder
     seconds = results.drop_duplicates("trial_id")["trial_seconds"].sum()
     lines = [
-        ("go on with it", f"python -m archsweep SEARCH_SPACE --name {comparison.source.name}" if folder else ""),
+        ("the sweep", comparison.source.command),
         ("this report", f"python -m archsweep report {comparison.source.name}" if folder else ""),
         ("every config", "plan.json, and config.json in each trial's folder" if folder else ""),
         ("corpus", ", ".join(results["corpus_id"].dropna().unique())),
@@ -329,6 +329,7 @@ def _reproduce(comparison: Comparison) -> list[tuple[str, str]]:
         ("hardware", ", ".join(sorted(results["device_name"].dropna().unique()))),
         ("machines", ", ".join(sorted(results["hostname"].dropna().unique()))),
         ("training time", _duration(seconds) if seconds else ""),
+        ("trained with", "; ".join(sorted(results["software"].dropna().unique()))),
         ("report made with", ", ".join(_versions())),
     ]
     return [(label, text) for label, text in lines if text]

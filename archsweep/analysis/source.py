@@ -38,6 +38,7 @@ class Source:
     results: pd.DataFrame
     curves: pd.DataFrame
     folder: Path | None = None
+    command: str = ""  # that ran the sweep
 
 
 def read_source(given: Given, compare: Sequence[str] | None = None) -> Source:
@@ -69,6 +70,7 @@ def _from_folder(folder: Path) -> Source:
         results=read.load(folder),
         curves=read.load_curves(folder),
         folder=folder,
+        command=plan.get("command") or "",
     )
 
 

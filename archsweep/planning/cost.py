@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from archsweep.space import BudgetKind
 
 STATE_BYTES = 16  # per parameter, in float32: the weight, its gradient and AdamW's two moments
+FLOPS_PER_BYTE = 200  # products that take as long as moving a byte of activations: fitted to 1, 2 and 4 layers of one size on one core
 LOGIT_BYTES = 12  # per logit, in float32: itself, its log-softmax and its gradient
 
 
@@ -29,6 +30,7 @@ class Cost(BaseModel):
     train_tokens: int
     flops: int
     memory_bytes: int
+    work: int  # relative time: what orders trials and tells how much of a sweep is left
 
 
 class _Layer(NamedTuple):
@@ -66,6 +68,7 @@ def cost(config: ExperimentConfig) -> Cost:
         train_tokens=train_tokens,
         flops=per_token * train_tokens,
         memory_bytes=memory_bytes(config),
+        work=train_tokens * (per_token + FLOPS_PER_BYTE * _activation_bytes_per_token(config)),
     )
 
 
@@ -100,13 +103,17 @@ def flops_per_token(config: ExperimentConfig) -> int:
 
 def memory_bytes(config: ExperimentConfig) -> int:
     """A first estimate of one replica's peak: weights, gradients and AdamW's state, activations and logits of one micro-batch."""
+    return STATE_BYTES * parameters(config) + config.batch_size * config.context_length * _activation_bytes_per_token(config)
+
+
+def _activation_bytes_per_token(config: ExperimentConfig) -> int:
+    """What the backward pass needs again, and the logits."""
     sizes = _sizes(config)
-    tokens = config.batch_size * config.context_length
     low = 2 if config.precision == "bf16" else 4
     layer = 4 * sizes.layer.kept_full + low * sizes.layer.kept_low
     # With checkpointing: every block's input, and all of the one block that is computed again.
     activations = layer + 4 * sizes.num_layers * sizes.hidden if config.gradient_checkpointing else sizes.num_layers * layer
-    return STATE_BYTES * parameters(config) + tokens * (activations + LOGIT_BYTES * sizes.vocab)
+    return activations + LOGIT_BYTES * sizes.vocab
 
 
 def _sizes(config: ExperimentConfig) -> _Sizes:

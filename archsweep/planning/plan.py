@@ -44,6 +44,7 @@ class Plan(BaseModel):
 
     name: str
     question: str
+    command: str  # that runs this plan
     compare: tuple[str, ...]
     tune: tuple[str, ...]
     repeat: int
@@ -70,18 +71,22 @@ def label(variant: dict[str, JsonValue]) -> str:
     return " ".join(f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in variant.items())
 
 
-def make_plan(name: str, question: str, space: Space, corpus_id: str) -> Plan:
-    """The plan of the sweep `name`. Raises SpaceError where no variant is left, ConfigError where the name cannot name a folder."""
+def make_plan(name: str, question: str, space: Space, corpus_id: str, command: str = "") -> Plan:
+    """The plan of the sweep `name`; `command` is what runs it, for the report.
+
+    Raises SpaceError where no variant is left, ConfigError where the name cannot name a folder.
+    """
     variants = _within_budget(space, grid(space))
     trials = [_trial(name, space, variant, corpus_id) for variant in variants if isinstance(variant, Variant)]
     refused = [variant for variant in variants if isinstance(variant, Refusal)]
     if not trials:
         reasons = "\n".join(f"  - {label(refusal.variant)}: {refusal.reason}" for refusal in refused)
         raise SpaceError(f"{name}: none of the {len(refused)} variants can be trained\n{reasons}")
-    trials.sort(key=lambda trial: -trial.cost.flops * len(trial.replicas))
+    trials.sort(key=lambda trial: -trial.cost.work * len(trial.replicas))
     return Plan(
         name=name,
         question=question,
+        command=command,
         compare=tuple(space.compare),
         tune=tuple(space.tune),
         repeat=space.repeat,

@@ -28,6 +28,7 @@ class Outcome(BaseModel):
     trial_seconds: float | None = None
     hostname: str | None = None
     device_name: str | None = None
+    software: str | None = None
     corpus_id: str | None = None
 
 

@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 
 class Progress:
-    """Counts what is done, in trials for people and in FLOPs for the time that is left."""
+    """Counts what is done, in trials for people and in their cost's work for the time that is left."""
 
     def __init__(self, trials: Sequence[Trial], console: Console) -> None:
         self._console = console
-        self._total_flops = sum(_flops(trial) for trial in trials)
-        self._done_flops: dict[str, float] = {}
+        self._total_work = sum(_work(trial) for trial in trials)
+        self._done_work: dict[str, float] = {}
         self._count, self._finished, self._failed = len(trials), 0, 0
         self._best: tuple[float, str] | None = None
-        self._first_report: tuple[float, float] | None = None  # when, and the FLOPs done by then: start-up is not the rate
+        self._first_report: tuple[float, float] | None = None  # when, and the work done by then: start-up is not the rate
         self._bar: Bar | None = None
         self._task = TaskID(0)
 
@@ -45,7 +45,7 @@ class Progress:
             TextColumn("{task.fields[left]}"),
         )
         with Bar(*columns, console=self._console) as self._bar:
-            self._task = self._bar.add_task(self._summary(), total=self._total_flops, left="starting")
+            self._task = self._bar.add_task(self._summary(), total=self._total_work, left="starting")
             yield
 
     def trial_began(self, trial: Trial) -> None:
@@ -53,28 +53,28 @@ class Progress:
             self._say(f"{trial.label}: {len(trial.replicas)} replicas began")
 
     def trial_reported(self, trial: Trial, step: int, loss: float) -> None:
-        self._done_flops[trial.id] = _flops(trial) * step * trial.config.tokens_per_step / trial.cost.train_tokens
+        self._done_work[trial.id] = _work(trial) * step * trial.config.tokens_per_step / trial.cost.train_tokens
         if self._first_report is None:
-            self._first_report = (perf_counter(), sum(self._done_flops.values()))
+            self._first_report = (perf_counter(), sum(self._done_work.values()))
         self._refresh()
 
     def trial_finished(self, trial: Trial, loss: float) -> None:
         self._finished += 1
         self._best = min((loss, trial.label), self._best or (loss, trial.label))
-        self._done_flops[trial.id] = _flops(trial)
+        self._done_work[trial.id] = _work(trial)
         if not self._console.is_terminal:
             self._say(f"{trial.label}: finished, validation loss {loss:.4f} ({self._summary()}, {self._time_left()})")
         self._refresh()
 
     def trial_failed(self, trial: Trial, reason: str, details: Path) -> None:
         self._failed += 1
-        self._done_flops[trial.id] = _flops(trial)
+        self._done_work[trial.id] = _work(trial)
         self._say(f"{trial.label}: failed, {reason} (all of it in {details})")
         self._refresh()
 
     def _refresh(self) -> None:
         if self._bar is not None:
-            done = sum(self._done_flops.values())
+            done = sum(self._done_work.values())
             self._bar.update(self._task, completed=done, description=self._summary(), left=self._time_left())
 
     def _summary(self) -> str:
@@ -83,17 +83,17 @@ class Progress:
         return f"{self._finished} of {self._count} trials finished{failed}{best}"
 
     def _time_left(self) -> str:
-        """FLOPs left over the rate since the first report."""
-        done = sum(self._done_flops.values())
+        """Work left over the rate since the first report."""
+        done = sum(self._done_work.values())
         if self._first_report is None or done <= self._first_report[1]:
             return "time left unknown"
         began, before = self._first_report
-        seconds = (self._total_flops - done) * (perf_counter() - began) / (done - before)
+        seconds = (self._total_work - done) * (perf_counter() - began) / (done - before)
         return f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {seconds:.0f} s left"
 
     def _say(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _flops(trial: Trial) -> float:
-    return float(trial.cost.flops * len(trial.replicas))
+def _work(trial: Trial) -> float:
+    return float(trial.cost.work * len(trial.replicas))

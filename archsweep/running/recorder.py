@@ -33,7 +33,7 @@ class Recorder:
         self._progress.trial_reported(trial, report["step"], report["val_loss"])
 
     def finish(self, trial: Trial, last: Report) -> None:
-        outcome = {name: last[name] for name in ("trial_seconds", "hostname", "device_name", "corpus_id")}
+        outcome = {name: last[name] for name in ("trial_seconds", "hostname", "device_name", "software", "corpus_id")}
         write.finish(self._trial_folder(trial), write.Outcome(status="finished", **outcome))
         self._progress.trial_finished(trial, last["val_loss"])
 

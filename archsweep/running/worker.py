@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import platform
 import socket
 from collections import defaultdict
+from importlib.metadata import version
 from statistics import fmean
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
     from archsweep.planning.plan import Trial
 
-# rows, step, tokens, val_loss, trial_seconds, hostname, device_name, corpus_id: what Ray carries to the driver and Tune's dataframe shows
+# rows, step, tokens, val_loss, trial_seconds, hostname, device_name, software, corpus_id: what Ray brings to the driver, and Tune's frame
 Report = dict[str, Any]
 
 
@@ -48,8 +50,14 @@ def train_trial(trial: Trial, corpus_id: str, cache_dir: Path | None, threads: i
             "trial_seconds": perf_counter() - started,
             "hostname": socket.gethostname(),
             "device_name": device_name(experiment.device),
+            "software": software(),
             "corpus_id": corpus_id,
         }
+
+
+def software() -> str:
+    """The versions that decide what a config trains to."""
+    return ", ".join([f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in ("torch", "transformers", "numpy"))])
 
 
 def best_setting_loss(rows: list[dict[str, Any]]) -> float:

@@ -245,7 +245,7 @@ def test_heads_vs_layers_compares_nine_shapes_at_three_rates_and_only_the_heads_
     assert len(made.trials) >= 9
     for trial in made.trials:
         assert len({replica.learning_rate for replica in trial.replicas}) >= 3
-        assert len(trial.replicas) == 9
+        assert len({replica.seed for replica in trial.replicas}) >= 3
     for layers in (1, 2, 4):
         alike = [trial.config for trial in made.trials if trial.config.num_layers == layers]
         assert len({(config.hidden_size, config.ffn_size) for config in alike}) == 1
