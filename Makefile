@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: sweep test check bench format clean
+.PHONY: sweep test check bench format
 
 sweep: $(READY) ## train and answer the default question
 	$(BIN)/python -m archsweep heads_vs_layers

@@ -3,7 +3,23 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from archsweep.errors import MachineError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextmanager
+def must_be_writable(folder: Path, way_out: str) -> Iterator[None]:
+    """What goes wrong with the disk in the block becomes a MachineError that names `folder` and the way out."""
+    try:
+        yield
+    except OSError as error:
+        raise MachineError(f"{folder} must be writable: {error}. {way_out}") from error
 
 
 def write_atomically(path: str | Path, content: str | bytes) -> Path:

@@ -73,12 +73,13 @@ def sweep(
     folder = pipeline.sweep_folder(results, planned.name)
     try:
         pipeline.run(planned, folder, pipeline.Machine(num_cpus, num_gpus, address, serial, cache), console)
+        rows, _ = pipeline.collect(folder)
+        _print_answer(folder, console)
     except KeyboardInterrupt:
-        pipeline.collect(folder)
+        if pipeline.is_sweep(folder):
+            pipeline.collect(folder)
         _say(f"Interrupted. What was recorded is in {folder}; the same command goes on from there.", sys.stderr)
         return EXIT_INTERRUPTED
-    rows, _ = pipeline.collect(folder)
-    _print_answer(folder, console)
     return EXIT_FAILED if (rows["status"] == "failed").any() else 0
 
 
@@ -191,6 +192,6 @@ def _guarded(command: Callable[[], object]) -> int:
         _say(f"archsweep: {error}\nSee python -m archsweep --help.", sys.stderr)
         return EXIT_USAGE
     except KeyboardInterrupt:
-        _say("Interrupted before anything was trained.", sys.stderr)
+        _say("Interrupted.", sys.stderr)
         return EXIT_INTERRUPTED
     return result if isinstance(result, int) else 0

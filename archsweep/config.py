@@ -6,12 +6,15 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
 from archsweep.atomic import write_atomically
 from archsweep.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 # Part of every trial's identity. Raise it when a change alters what a config trains to: recorded trials are then trained again.
 TRAINER_VERSION = 1
@@ -35,7 +38,7 @@ class ExperimentConfig(BaseModel):
     """One architecture and how it is trained; frozen, checked as a whole, JSON both ways.
 
     Sizes that are left out follow from the others: `hidden_size` is `num_heads * head_dim`, `ffn_size` is `4 * hidden_size`.
-    Training lasts `max_tokens` tokens, or `num_epochs` passes over the training split where `max_tokens` is None.
+    Training lasts `max_tokens` tokens, in `num_epochs` parts; or, where `max_tokens` is None, `num_epochs` passes over the training split.
     `warmup` is a fraction of the steps below 1, a number of steps from 1 on; `grad_clip` 0 clips nothing.
     Raises ConfigError with every fault at once.
     """
@@ -174,6 +177,9 @@ class ExperimentConfig(BaseModel):
             )
         elif self.family == "llama" and self.head_dim % 2:
             yield f"head_dim must be even for rotary positions (family llama), got {self.head_dim}. Use {self.head_dim + 1}."
+        if self.max_tokens is not None and self.num_epochs > max(1, self.max_tokens // self.tokens_per_step):
+            steps = self.max_tokens // self.tokens_per_step
+            yield f"num_epochs must be at most the steps that max_tokens makes, {steps}, got {self.num_epochs}: each is a part of them."
         if self.tokenizer == "bpe" and self.vocab_size < 257:
             yield f"vocab_size must be at least 257 for a byte-level tokenizer (256 bytes and the end of text), got {self.vocab_size}."
         if self.warmup >= 1 and self.warmup != int(self.warmup):
@@ -228,11 +234,19 @@ class ExperimentConfig(BaseModel):
             raise ConfigError(f"{path} must be a config in JSON, as ExperimentConfig.save writes it: {error}") from None
         if not isinstance(fields, dict):
             raise ConfigError(f"{path} must hold one JSON object of config fields, got {type(fields).__name__}.")
-        return cls(**fields)
+        config = cls(**fields)
+        if config.ffn_size == 4 * config.hidden_size:  # as it would be derived: a copy of other heads derives it anew
+            config.__pydantic_fields_set__.discard("ffn_size")
+        return config
 
     def get_model_config_dict(self) -> dict[str, Any]:
         """The arguments of the family's Hugging Face config class; `model_overrides` have the last word."""
         return _HUGGING_FACE_NAMES[self.family](self) | self.model_overrides
+
+
+def label(variant: Mapping[str, Any]) -> str:
+    """A variant in words: field=value, in the order of the question."""
+    return " ".join(f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in variant.items())
 
 
 def _gpt2(config: ExperimentConfig) -> dict[str, Any]:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import errno
+import fcntl
+import json
+import os
 import re
 import shlex
+import socket
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from archsweep.atomic import must_be_writable
 from archsweep.config import NAME_PATTERN
-from archsweep.errors import ConfigError, MachineError, RecordError, SpaceError
+from archsweep.errors import ConfigError, MachineError, SpaceError
 from archsweep.planning import find
 from archsweep.planning.plan import Plan, make_plan
-from archsweep.records.schema import PLAN_FILE
+from archsweep.records.schema import CONFIG_FILE, PLAN_FILE
 from archsweep.training.corpus import identify
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     import pandas as pd
@@ -24,6 +29,11 @@ if TYPE_CHECKING:
 
     from archsweep.analysis.compare import Comparison
     from archsweep.config import ExperimentConfig
+    from archsweep.planning.plan import Trial
+
+
+LOCK_FILE = ".lock"
+OTHER_RESULTS = "Give another place with --results."
 
 
 @dataclass(frozen=True)
@@ -71,17 +81,23 @@ def plan(question: Question) -> Plan:
 
 def run(plan: Plan, folder: Path, machine: Machine, console: Console) -> None:
     """Train every trial of the plan that `folder` does not hold yet; records grow as trials report."""
+    from archsweep.running.recorder import unfinished
+
+    _check_overrides(plan)
+    with _opened(folder, plan):
+        trials = unfinished(plan, folder)
+        if skipped := len(plan.trials) - len(trials):
+            console.print(f"{skipped} of {len(plan.trials)} trials are finished and stay as they are", highlight=False)
+        if trials:
+            _train(trials, folder, machine, console)
+
+
+def _train(trials: list[Trial], folder: Path, machine: Machine, console: Console) -> None:
     from archsweep.running import ray_tune, serial
     from archsweep.running.progress import Progress
-    from archsweep.running.recorder import Recorder, unfinished
+    from archsweep.running.recorder import Recorder
     from archsweep.training.data import prepare
 
-    _open(folder, plan)
-    trials = unfinished(plan, folder)
-    if skipped := len(plan.trials) - len(trials):
-        console.print(f"{skipped} of {len(plan.trials)} trials are finished and stay as they are", highlight=False)
-    if not trials:
-        return
     corpus_ids = {
         trial.id: prepare(trial.config, machine.cache_dir).id for trial in trials
     }  # before any worker starts: what is wrong with the data shows here
@@ -106,7 +122,8 @@ def collect(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The records as results.parquet (a row per replica) and curves.parquet (a row per replica and evaluation)."""
     from archsweep.records import read
 
-    return read.collect(folder)
+    with must_be_writable(folder, OTHER_RESULTS):
+        return read.collect(folder)
 
 
 def report(folder: Path) -> tuple[Comparison, Path]:
@@ -115,7 +132,8 @@ def report(folder: Path) -> tuple[Comparison, Path]:
     from archsweep.analysis.report import generate_summary_report
 
     comparison = compare_experiments(folder)
-    return comparison, generate_summary_report(comparison)
+    with must_be_writable(folder, OTHER_RESULTS):
+        return comparison, generate_summary_report(comparison)
 
 
 def sweep_folder(results: Path, name: str) -> Path:
@@ -128,35 +146,66 @@ def sweep_folder(results: Path, name: str) -> Path:
     return results.resolve() / name
 
 
-def _open(folder: Path, plan: Plan) -> None:
-    """Make the sweep's folder the plan's. A folder keeps one plan, so that its report answers one question."""
-    path = folder / PLAN_FILE
-    try:
+def is_sweep(folder: Path) -> bool:
+    """Whether the folder holds a plan."""
+    return (folder / PLAN_FILE).exists()
+
+
+@contextmanager
+def _opened(folder: Path, plan: Plan) -> Iterator[None]:
+    """The sweep's folder, for this process alone. A folder keeps one plan, so that its report answers one question."""
+    with must_be_writable(folder, OTHER_RESULTS):
         folder.mkdir(parents=True, exist_ok=True)
-        if path.exists() and not _same(path, plan):
-            raise SpaceError(
-                f"{folder} holds another plan than this one: its search space, base, settings or corpus were different. "
-                "Give this sweep a name of its own with --name, or delete the folder."
-            )
-        plan.save(path)
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC):
-            raise
-        raise MachineError(f"{folder} must be writable: {error.strerror}. Give another place with --results.") from None
+        lock = open(folder / LOCK_FILE, "a+")  # noqa: SIM115  # closed below, which is what gives the lock back
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise MachineError(f"{folder} is being run by {lock.read().strip() or 'another process'}. Wait for it, or stop it.") from None
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        lock.flush()
+        _check_same(folder / PLAN_FILE, plan)
+        with must_be_writable(folder, OTHER_RESULTS):
+            plan.save(folder / PLAN_FILE)
+        yield
 
 
-def _same(path: Path, plan: Plan) -> bool:
+def _check_same(path: Path, plan: Plan) -> None:
+    """Raises SpaceError where `path` holds a plan of other trials."""
+    if not path.exists():
+        return
     try:
-        recorded = Plan.load(path)
-    except RecordError:
-        return False
-    return {trial.id for trial in recorded.trials} == {trial.id for trial in plan.trials}
+        recorded = {trial["id"] for trial in json.loads(path.read_text())["trials"]}
+    except (ValueError, KeyError, TypeError):
+        raise SpaceError(
+            f"{path} must be a plan and cannot be read. Remove it: the trials beside it stay, and are not trained again."
+        ) from None
+    if recorded != {trial.id for trial in plan.trials}:
+        raise SpaceError(
+            f"{path.parent} holds another plan than this one: its search space, base, settings or text were different. "
+            "Give this sweep a name of its own with --name, or delete the folder."
+        )
+
+
+def _check_overrides(plan: Plan) -> None:
+    """Raises ConfigError for a model option that does not exist, before any worker starts."""
+    if any(set(trial.config.model_overrides) - {"initializer_range"} for trial in plan.trials):  # transformers takes seconds to import
+        from archsweep.training.model import hugging_face_config
+
+        for trial in plan.trials:
+            hugging_face_config(trial.config)
 
 
 def train_one(config: ExperimentConfig, folder: Path, cache_dir: Path | None, say: Callable[[str], object]) -> Path:
     """Train one config in this process, without Ray, as the library's user would; leaves config, results and model in the folder."""
     from archsweep import ArchitectureExperiment, ExperimentResults, MetricsTracker
 
+    if is_sweep(folder):
+        raise ConfigError(f"{folder} holds a sweep. Give this experiment a name of its own: --set experiment_name=NAME.")
+    with must_be_writable(folder, OTHER_RESULTS):
+        config.save(folder / CONFIG_FILE)
     experiment = ArchitectureExperiment(config, output_dir=folder, cache_dir=cache_dir)
     experiment.setup()
     tracker = MetricsTracker()

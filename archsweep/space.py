@@ -14,11 +14,14 @@ from archsweep.errors import ConfigError, SpaceError, nearest
 BudgetKind = Literal["parameters", "non_embedding_parameters"]
 Value = JsonValue | tuple[float, ...]  # `betas` is a pair
 
+TEXT_FIELDS = ("dataset", "tokenizer", "vocab_size", "validation_fraction")  # what decides the tokens
+
 # What decides nothing about the trained model, or is a role of its own: comparing it would compare nothing.
 NOT_COMPARABLE = {
     "experiment_name": "it is the sweep's name",
     "device": "it does not change what is trained",
     "seed": "`repeat` trains every variant with several seeds",
+    **dict.fromkeys(TEXT_FIELDS, "losses on different texts, or in different alphabets, are not comparable"),
 }
 STEP_FIELDS = ("batch_size", "gradient_accumulation_steps", "context_length")  # their product is the tokens of a step
 SMOKE_STEPS, SMOKE_EVAL_TOKENS, SMOKE_VARIANTS = 20, 8192, 4

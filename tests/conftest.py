@@ -33,7 +33,7 @@ def tiny_config(tiny_text: Path) -> ExperimentConfig:
     """A model that trains in a second."""
     return ExperimentConfig(
         num_layers=1, num_heads=2, head_dim=8, context_length=16, batch_size=4, max_tokens=4 * 16 * 6, eval_tokens=256, num_evaluations=2,
-        vocab_size=300, dataset=f"text:{tiny_text}", device="cpu",
+        vocab_size=300, dataset=f"text:{tiny_text}",
     )  # fmt: skip
 
 

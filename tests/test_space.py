@@ -43,7 +43,12 @@ def refused(**changes: Any) -> str:
         ({"compare": {"num_layers": Choice(0)}}, "num_layers: input should be greater than or equal to 1, got 0"),
         ({"compare": {"learning_rate": Choice(float("nan"))}}, "learning_rate"),
         ({"compare": {"max_tokens": Choice(None)}}, "max_tokens must be a number of tokens, got None"),
-        ({"compare": {"dataset": Choice("imagenet")}}, "dataset: must be stdlib"),
+        ({"compare": {"dataset": Choice("stdlib", "text:a")}}, "dataset cannot be compared: losses on different texts"),
+        (
+            {"compare": {"vocab_size": Choice(512, 1024)}},
+            "vocab_size cannot be compared: losses on different texts, or in different alphabets",
+        ),
+        ({"compare": {"precision": Choice("fp64")}}, "precision: input should be"),
         ({"compare": {"betas": Choice((0.9, 1.1))}}, "betas"),
         ({"compare": {}}, "compare must name at least one field"),
         ({"compare": Choice(1, 2)}, "compare must map fields to choices"),

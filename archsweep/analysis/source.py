@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeAlias
 
 import pandas as pd
 
+from archsweep.config import label
 from archsweep.errors import RecordError, nearest
 from archsweep.records import read
 from archsweep.records.results import ExperimentResults
@@ -66,7 +67,7 @@ def _from_folder(folder: Path) -> Source:
         question=plan.get("question") or "",
         compare=tuple(plan["compare"]),
         budget=BudgetRule(_cost_column(budget["kind"]), budget["target"], budget["tolerance"]) if budget else None,
-        refused=tuple((read.label(refusal["variant"]), refusal["reason"]) for refusal in plan.get("refused", ())),
+        refused=tuple((label(refusal["variant"]), refusal["reason"]) for refusal in plan.get("refused", ())),
         results=read.load(folder),
         curves=read.load_curves(folder),
         folder=folder,
@@ -97,7 +98,7 @@ def _from_frame(given: pd.DataFrame, compare: tuple[str, ...]) -> Source:
             raise RecordError(f"The results have no column {name}: {nearest(name, map(str, given.columns))}")
     rows = given.astype(object).where(given.notna(), None).to_dict("records")
     for number, row in enumerate(rows):
-        row["variant"] = read.label({name: row[name] for name in compare}) if compare != ("variant",) else str(row["variant"])
+        row["variant"] = label({name: row[name] for name in compare}) if compare != ("variant",) else str(row["variant"])
         row.setdefault("seed", number)  # without a seed nothing pairs the rows: each is a seed of its own
         row.setdefault("status", "finished" if row["val_loss"] is not None and isfinite(row["val_loss"]) else "diverged")
     results = read.frame(rows, RESULTS)

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 from archsweep.config import ExperimentConfig
 from archsweep.errors import ConfigError, SpaceError
+from archsweep.space import TEXT_FIELDS
 
 if TYPE_CHECKING:
     from archsweep.space import Space, Value
@@ -78,6 +79,8 @@ def _derived(space: Space, values: dict[str, JsonValue], config: ExperimentConfi
     changed = [name for name in values if getattr(derived, name) != getattr(config, name)]
     if changed:
         raise SpaceError(f"derive must leave alone what is compared, it changed {', '.join(changed)} of {values}. Set other fields.")
+    if any(getattr(derived, name) != getattr(space.base, name) for name in TEXT_FIELDS):
+        raise SpaceError(f"derive must leave {', '.join(TEXT_FIELDS)} alone, so that losses stay comparable; it changed them for {values}.")
     if derived.max_tokens is None:
         raise SpaceError(f"derive must leave max_tokens a number of tokens, it made it None for {values}.")
     return derived

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from itertools import product
 from pathlib import Path
 from typing import Self
@@ -10,7 +9,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from archsweep.atomic import write_atomically
-from archsweep.config import TUNABLE, ExperimentConfig, Replica
+from archsweep.config import TUNABLE, ExperimentConfig, Replica, label
 from archsweep.errors import ArchsweepError, RecordError, SpaceError
 from archsweep.planning.budget import solve
 from archsweep.planning.cost import Cost, cost
@@ -44,7 +43,7 @@ class Plan(BaseModel):
 
     name: str
     question: str
-    command: str  # that runs this plan
+    command: str = ""  # that runs this plan
     compare: tuple[str, ...]
     tune: tuple[str, ...]
     repeat: int
@@ -63,12 +62,7 @@ class Plan(BaseModel):
         try:
             return cls.model_validate_json(Path(path).read_text())
         except (OSError, UnicodeDecodeError, ValidationError, ArchsweepError) as error:
-            raise RecordError(f"{path} must be a plan, as `archsweep plan` and every run write it: {error}") from None
-
-
-def label(variant: dict[str, JsonValue]) -> str:
-    """A variant in words: field=value, in the order of the question."""
-    return " ".join(f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in variant.items())
+            raise RecordError(f"{path} must be a plan, as every run writes it: {error}") from None
 
 
 def make_plan(name: str, question: str, space: Space, corpus_id: str, command: str = "") -> Plan:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from archsweep.atomic import write_atomically
-from archsweep.config import ExperimentConfig
+from archsweep.config import ExperimentConfig, label
 from archsweep.errors import RecordError
 from archsweep.records.schema import (
     COST,
@@ -79,11 +79,6 @@ def from_experiments(experiments: Sequence[ExperimentResults]) -> tuple[pd.DataF
     results = [_experiment_row(experiment) for experiment in experiments]
     curves = [row for experiment in experiments for row in _experiment_curve(experiment)]
     return frame(results, RESULTS), frame(curves, CURVES)
-
-
-def label(variant: Mapping[str, Any]) -> str:
-    """A variant in words: field=value, in the order of the question."""
-    return " ".join(f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in variant.items())
 
 
 def frame(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> pd.DataFrame:

@@ -62,6 +62,7 @@ OUTCOME = (
     Column("trial_seconds", "Float64", "s", "time of the whole trial in its worker"),
     Column("hostname", "string", "", "machine that ran the trial"),
     Column("device_name", "string", "", "the processor or GPU it ran on"),
+    Column("precision_used", "string", "", "what precision=auto came to on that device: fp32 or bf16"),
     Column("software", "string", "", "versions of Python and of the libraries that trained it"),
     Column("corpus_id", "string", "", "content id of the tokenized corpus; rows of different ids are not comparable"),
 )

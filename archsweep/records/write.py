@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from itertools import count
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
@@ -28,13 +29,22 @@ class Outcome(BaseModel):
     trial_seconds: float | None = None
     hostname: str | None = None
     device_name: str | None = None
+    precision_used: str | None = None
     software: str | None = None
     corpus_id: str | None = None
 
 
 def begin(folder: Path, config: ExperimentConfig) -> None:
-    """Make the trial's folder, with its config."""
+    """Make the trial's folder, with its config; what an attempt before this one has left keeps its place under another name."""
+    for name in (RECORDS_FILE, OUTCOME_FILE):
+        if (folder / name).exists():
+            os.replace(folder / name, _unused(folder / f"{name}.attempt"))
     config.save(folder / CONFIG_FILE)
+
+
+def _unused(path: Path) -> Path:
+    """`path` with the first number that no file has yet."""
+    return next(numbered for number in count(1) if not (numbered := path.with_name(f"{path.name}{number}")).exists())
 
 
 def append(folder: Path, rows: Sequence[Mapping[str, JsonValue]]) -> None:

@@ -7,14 +7,17 @@ import os
 import re
 import secrets
 import signal
+import subprocess
 import tempfile
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from archsweep.config import ExperimentConfig
 from archsweep.errors import MachineError
-from archsweep.running.resources import Resources, request
+from archsweep.running.recorder import reason_in
+from archsweep.running.resources import ASSUMED_GPU_BYTES, Resources, request
 from archsweep.running.worker import Report, train_trial
 
 if TYPE_CHECKING:
@@ -31,7 +34,7 @@ _SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: an interrupt ends the sweep at once, and the records are whole
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths in a config mean the user's folder
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a trial without a GPU keeps the machine's own view of its devices
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a trial that was granted no GPU sees none
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 
@@ -57,7 +60,8 @@ def run(
 
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         use_gpu = any(node.get("GPU", 0) > 0 for node in nodes)
-        requests = {trial.id: request(trial, use_gpu) for trial in trials}
+        gpu_bytes = _smallest_gpu_bytes(ray) if use_gpu else ASSUMED_GPU_BYTES
+        requests = {trial.id: request(trial, use_gpu, gpu_bytes) for trial in trials}
         for resources in set(requests.values()):
             _check_some_node_holds(resources, nodes)
         trainable = tune.with_resources(
@@ -85,13 +89,14 @@ def run(
 @contextmanager
 def _ray(num_cpus: int | None, num_gpus: int | None, address: str | None) -> Iterator[Any]:
     """A Ray session that ends with the block: our own, closed to the network, or the cluster at `address`."""
+    before = dict(os.environ)
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     if address is None:
         # Ray's own switch for "one machine": everything binds to 127.0.0.1. A plain init listens on every interface.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         if not _has_token():
-            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # lives as long as this session, in no file
+            os.environ["RAY_AUTH_TOKEN"] = _own_token()
     import ray
 
     for name in ("ray", "ray.tune", "ray.train", "ray.data"):
@@ -99,20 +104,30 @@ def _ray(num_cpus: int | None, num_gpus: int | None, address: str | None) -> Ite
     own = {"num_cpus": _processors() if num_cpus is None else num_cpus, "num_gpus": num_gpus, "include_dashboard": False}
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="CRITICAL", **(own if address is None else {}))
+        ray.init(address=address or "local", log_to_driver=False, logging_level="CRITICAL", **(own if address is None else {}))
     except Exception as error:  # Ray raises many kinds, some of them bare
-        where = f"reach the Ray cluster at {address}" if address else "start Ray"
-        raise MachineError(f"cannot {where}: {error}. --serial runs the same sweep without Ray.") from error
+        if address:
+            token = "It answers only to its token: RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH (or, if it has none, RAY_AUTH_MODE=disabled)."
+            raise MachineError(f"cannot reach the Ray cluster at {address}: {error}. {token}") from error
+        raise MachineError(f"cannot start Ray: {error}. --serial runs the same sweep without Ray.") from error
     signal.signal(signal.SIGTERM, on_sigterm)  # ray.init puts its own there, which exits on the spot
     try:
         yield ray
     finally:
         ray.shutdown()
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _processors() -> int:
-    """Those that this process may use; a container or a batch system often gives fewer than the machine has."""
+    """Those that this process may use; a batch system often gives fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@cache
+def _own_token() -> str:
+    """A token that is in no file; one for all sessions of this process, since Ray's native layer keeps the first that it reads."""
+    return secrets.token_hex(32)
 
 
 def _has_token() -> bool:
@@ -121,6 +136,19 @@ def _has_token() -> bool:
 
 def _bundle(resources: Resources) -> dict[str, float]:
     return {"CPU": resources.cpus} | ({"GPU": resources.gpus} if resources.gpus else {})
+
+
+def _smallest_gpu_bytes(ray: Any) -> int:
+    """Memory of the smallest GPU of a node that has any, as its driver tells; assumed where Ray's GPUs are only numbers."""
+
+    def ask() -> list[int]:
+        command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]  # MiB
+        try:
+            return [int(line) * 2**20 for line in subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()]
+        except (OSError, subprocess.CalledProcessError, ValueError):
+            return []
+
+    return min(ray.get(ray.remote(num_cpus=0, num_gpus=0.01)(ask).remote()), default=ASSUMED_GPU_BYTES)
 
 
 def _check_some_node_holds(resources: Resources, nodes: Sequence[dict[str, float]]) -> None:
@@ -195,16 +223,10 @@ def _callbacks(trials: Sequence[Trial], recorder: Recorder) -> list[Any]:
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             details = re.sub(r"\x1b\[[0-9;]*m", "", Path(trial.error_file).read_text())  # without the colours that Ray adds
-            self._recorder.fail(self._ours(trial), _last_line(details), details)
+            self._recorder.fail(self._ours(trial), reason_in(details), details)
 
         def _ours(self, trial: Any) -> Trial:
             return self._by_id[trial.config["trial_id"]]
 
     # Without one logger of its own, Tune's dataframe would be empty.
     return [Record(trials, recorder), JsonLoggerCallback()]
-
-
-def _last_line(details: str) -> str:
-    """The line of a traceback that says what happened."""
-    lines = [line.strip() for line in details.splitlines() if line.strip()]
-    return lines[-1] if lines else details

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from archsweep.records import write
@@ -33,7 +34,7 @@ class Recorder:
         self._progress.trial_reported(trial, report["step"], report["val_loss"])
 
     def finish(self, trial: Trial, last: Report) -> None:
-        outcome = {name: last[name] for name in ("trial_seconds", "hostname", "device_name", "software", "corpus_id")}
+        outcome = {name: last[name] for name in ("trial_seconds", "hostname", "device_name", "precision_used", "software", "corpus_id")}
         write.finish(self._trial_folder(trial), write.Outcome(status="finished", **outcome))
         self._progress.trial_finished(trial, last["val_loss"])
 
@@ -57,6 +58,8 @@ def _is_finished(folder: Path) -> bool:
     return outcome is not None and outcome.status == "finished"
 
 
-def reason_of(error: BaseException) -> str:
-    """An exception in one line."""
-    return f"{type(error).__name__}: {error}".strip().replace("\n", " ")
+def reason_in(traceback: str) -> str:
+    """What happened, from a traceback's text: everything from the line that names the exception on, in one line."""
+    lines = [line for line in traceback.splitlines() if line.strip()]
+    named = [number for number, line in enumerate(lines) if re.match(r"[A-Za-z_][\w.]*(:|$)", line)]
+    return " ".join(line.strip() for line in lines[named[-1] if named else -1 :])

@@ -20,8 +20,8 @@ class Resources(NamedTuple):
 
 
 def request(trial: Trial, use_gpu: bool, gpu_bytes: int = ASSUMED_GPU_BYTES) -> Resources:
-    """One processor; with a GPU, the largest share 1/n that holds n such trials, so that they tile the device."""
-    if not use_gpu:
+    """One processor; with a GPU, the smallest share 1/n of which n such trials fit, so that they tile the device."""
+    if not use_gpu or trial.config.device == "cpu":
         return Resources(1, 0)
     needed = CUDA_CONTEXT_BYTES + len(trial.replicas) * trial.cost.memory_bytes
     tiles = max(1, min(MOST_TRIALS_PER_GPU, gpu_bytes // needed))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import traceback
 from typing import TYPE_CHECKING
 
-from archsweep.running.recorder import Recorder, reason_of
+from archsweep.running.recorder import Recorder, reason_in
 from archsweep.running.worker import Report, train_trial
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from archsweep.planning.plan import Trial
@@ -22,11 +22,23 @@ def run(trials: Sequence[Trial], corpus_ids: Mapping[str, str], recorder: Record
     """
     for trial in trials:
         recorder.begin(trial)
+        reports = train_trial(trial, corpus_ids[trial.id], cache_dir, threads=1)
         last: Report = {}
         try:
-            for last in train_trial(trial, corpus_ids[trial.id], cache_dir, threads=1):
-                recorder.report(trial, last)
-        except Exception as error:
-            recorder.fail(trial, reason_of(error), traceback.format_exc())
+            while report := _next(reports):
+                recorder.report(trial, last := report)
+        except _TrialError as error:
+            recorder.fail(trial, reason_in(str(error)), str(error))
         else:
             recorder.finish(trial, last)
+
+
+class _TrialError(Exception):
+    """A trial's own failure, as its traceback; what goes wrong in recording is not the trial's."""
+
+
+def _next(reports: Iterator[Report]) -> Report | None:
+    try:
+        return next(reports, None)
+    except Exception:
+        raise _TrialError(traceback.format_exc()) from None

@@ -30,7 +30,7 @@ def train_trial(trial: Trial, corpus_id: str, cache_dir: Path | None, threads: i
     import torch
 
     from archsweep.training.experiment import ArchitectureExperiment
-    from archsweep.training.precision import device_name
+    from archsweep.training.precision import device_name, resolve_precision
 
     started = perf_counter()
     torch.set_num_threads(threads)
@@ -50,6 +50,7 @@ def train_trial(trial: Trial, corpus_id: str, cache_dir: Path | None, threads: i
             "trial_seconds": perf_counter() - started,
             "hostname": socket.gethostname(),
             "device_name": device_name(experiment.device),
+            "precision_used": resolve_precision(trial.config, experiment.device),
             "software": software(),
             "corpus_id": corpus_id,
         }

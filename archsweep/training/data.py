@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -15,12 +15,13 @@ from uuid import uuid4
 
 import numpy as np
 
+from archsweep.atomic import must_be_writable
 from archsweep.errors import DataError, MachineError
 from archsweep.training.corpus import HUB_BYTES, documents, identify, is_local, place
 from archsweep.training.tokenizer import encode, make_tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy.typing as npt
     from tokenizers import Tokenizer
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     Windows = npt.NDArray[np.int64]
     Batch = dict[str, Tensor]
 
+_OTHER_CACHE = "It keeps tokenized corpora; choose another folder with ARCHSWEEP_CACHE=FOLDER."
 _FORMAT_VERSION = 1  # of what a corpus folder holds; part of its id
 
 
@@ -129,7 +131,7 @@ def _open(folder: Path) -> Corpus | None:
 def _build(config: ExperimentConfig, folder: Path) -> Corpus:
     """Tokenize into a folder beside `folder`, and rename it when it is whole."""
     staging = folder.with_name(f".{folder.name}-{uuid4().hex}")
-    with _cache_must_be_writable(folder.parent):
+    with must_be_writable(folder.parent, _OTHER_CACHE):
         staging.mkdir(parents=True)  # before the work, so that a missing permission does not come after it
     try:
         splits = dict(zip(("train", "validation"), _split(config), strict=True))
@@ -139,7 +141,7 @@ def _build(config: ExperimentConfig, folder: Path) -> Corpus:
         dtype = np.uint16 if config.vocab_size <= 2**16 else np.uint32
         tokens = {name: encode(tokenizer, texts, dtype) for name, texts in splits.items()}
         facts = {name: _count(splits[name], tokens[name]) for name in splits}
-        with _cache_must_be_writable(folder.parent):
+        with must_be_writable(folder.parent, _OTHER_CACHE):
             _write(staging, folder.name, tokenizer, tokens, facts)
             _publish(staging, folder)
     finally:
@@ -148,17 +150,6 @@ def _build(config: ExperimentConfig, folder: Path) -> Corpus:
     if corpus is None:
         raise MachineError(f"{folder} was written, and then changed by someone else. Remove it, and run again.")
     return corpus
-
-
-@contextmanager
-def _cache_must_be_writable(cache: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise MachineError(
-            f"the tokenized corpus must be written to the cache folder {cache}, which failed: {error}. "
-            "Give write permission or room there, or choose another folder: ARCHSWEEP_CACHE=FOLDER."
-        ) from error
 
 
 def _count(texts: Sequence[str], tokens: Tokens) -> dict[str, int]:

@@ -34,7 +34,7 @@ class CustomGPT2Model(nn.Module):
         super().__init__()
         self.config = config
         _, build = _CLASSES[config.family]
-        self.model: transformers.PreTrainedModel = build(_hugging_face_config(config))
+        self.model: transformers.PreTrainedModel = build(hugging_face_config(config))
         self.model.config.use_cache = False
 
     @classmethod
@@ -80,7 +80,8 @@ class CustomGPT2Model(nn.Module):
         self.model.save_pretrained(folder)
 
 
-def _hugging_face_config(config: ExperimentConfig) -> transformers.PreTrainedConfig:
+def hugging_face_config(config: ExperimentConfig) -> transformers.PreTrainedConfig:
+    """The family's own config. Raises ConfigError for an override that it does not know."""
     config_class, _ = _CLASSES[config.family]
     known = set(config_class().to_dict())
     for name in config.model_overrides:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from rich.console import Console
 
 from archsweep import load, load_curves, pipeline
-from archsweep.errors import MachineError
+from archsweep.errors import ConfigError, MachineError
 from archsweep.pipeline import Machine
 from archsweep.records.schema import CURVES, RESULTS
+from archsweep.running.recorder import reason_in
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -108,6 +110,25 @@ def test_the_same_command_again_trains_what_failed_and_leaves_what_is_finished(s
     assert "1 of 2 trials are finished and stay as they are" in said
     assert records[finished.id].read_bytes() == before
     assert set(load(sweep.folder).status) == {"finished"}
+
+
+def test_two_drivers_do_not_run_one_sweep_at_once(tiny_plan: Plan, tmp_path: Path) -> None:
+    with pipeline._opened(tmp_path, tiny_plan), pytest.raises(MachineError, match=rf"is being run by process {os.getpid()} on"):
+        run(tiny_plan, tmp_path, MACHINES["serial"])
+
+
+def test_an_option_that_the_model_does_not_have_is_refused_before_anything_runs(tiny_plan: Plan, tmp_path: Path) -> None:
+    trial = tiny_plan.trials[0]
+    misspelt = trial.model_copy(update={"config": trial.config.copy(model_overrides={"actvation_function": "relu"})})
+    with pytest.raises(ConfigError, match="actvation_function is not an option of GPT2Config: did you mean activation_function"):
+        run(tiny_plan.model_copy(update={"trials": (misspelt,)}), tmp_path / "tiny", MACHINES["serial"])
+    assert not (tmp_path / "tiny").exists()
+
+
+def test_a_reason_is_the_exception_with_all_its_lines() -> None:
+    trace = 'Traceback (most recent call last):\n  File "a.py", line 1, in f\n    g()\n'
+    traceback = f"{trace}archsweep.errors.ConfigError: two faults\n  - one\n  - two\n"
+    assert reason_in(traceback) == "archsweep.errors.ConfigError: two faults - one - two"
 
 
 @pytest.mark.slow
