@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 STEPS, ROUNDS = 4, 9
 REPLICAS = 6
 STACKS = (2, 3, 6)
-# The shapes that the default heads_vs_layers trains, and a larger one; the default batch has 8 windows of 64 tokens.
+# Shapes of about TINY's size, and a larger one; TINY's batch has 8 windows of 64 tokens.
 SHAPES = {"1 x 92": (1, 92, 352), "2 x 64": (2, 64, 256), "4 x 44": (4, 44, 189), "4 x 128": (4, 128, 512)}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -92,3 +93,11 @@ def test_importing_the_package_imports_nothing_else() -> None:
     script = "import sys, archsweep; print(sorted({'torch', 'ray', 'pandas', 'pydantic'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=PACKAGE.parent, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_what_the_readme_points_at_is_there() -> None:
+    readme = (PACKAGE.parent / "README.md").read_text()
+    assert "@@" not in readme
+    targets = [target for target in re.findall(r"\]\(([^)]+)\)", readme) if "://" not in target]
+    named = re.findall(r"`((?:benchmarks|tests|docs)/[\w./]+)`", readme)
+    assert [path for path in {*targets, *named} if not (PACKAGE.parent / path).exists()] == []

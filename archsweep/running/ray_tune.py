@@ -9,6 +9,7 @@ import secrets
 import signal
 import subprocess
 import tempfile
+import threading
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -89,34 +90,48 @@ def run(
 @contextmanager
 def _ray(num_cpus: int | None, num_gpus: int | None, address: str | None) -> Iterator[Any]:
     """A Ray session that ends with the block: our own, closed to the network, or the cluster at `address`."""
+    with _environment(own=address is None):
+        import ray
+
+        for name in ("ray", "ray.tune", "ray.train", "ray.data"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        own = {"num_cpus": _processors() if num_cpus is None else num_cpus, "num_gpus": num_gpus, "include_dashboard": False}
+        on_sigterm = signal.getsignal(signal.SIGTERM)
+        try:
+            ray.init(address=address or "local", log_to_driver=False, logging_level="CRITICAL", **({} if address else own))
+        except Exception as error:  # Ray raises many kinds, some of them bare
+            raise MachineError(_why_no_ray(address, error)) from error
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)  # ray.init puts its own there, which exits on the spot
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _environment(own: bool) -> Iterator[None]:
+    """Ray's settings, for the length of the block."""
     before = dict(os.environ)
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
-    if address is None:
+    if own:
         # Ray's own switch for "one machine": everything binds to 127.0.0.1. A plain init listens on every interface.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         if not _has_token():
             os.environ["RAY_AUTH_TOKEN"] = _own_token()
-    import ray
-
-    for name in ("ray", "ray.tune", "ray.train", "ray.data"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    own = {"num_cpus": _processors() if num_cpus is None else num_cpus, "num_gpus": num_gpus, "include_dashboard": False}
-    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(address=address or "local", log_to_driver=False, logging_level="CRITICAL", **(own if address is None else {}))
-    except Exception as error:  # Ray raises many kinds, some of them bare
-        if address:
-            token = "It answers only to its token: RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH (or, if it has none, RAY_AUTH_MODE=disabled)."
-            raise MachineError(f"cannot reach the Ray cluster at {address}: {error}. {token}") from error
-        raise MachineError(f"cannot start Ray: {error}. --serial runs the same sweep without Ray.") from error
-    signal.signal(signal.SIGTERM, on_sigterm)  # ray.init puts its own there, which exits on the spot
-    try:
-        yield ray
+        yield
     finally:
-        ray.shutdown()
         os.environ.clear()
         os.environ.update(before)
+
+
+def _why_no_ray(address: str | None, error: Exception) -> str:
+    if address is None:
+        return f"cannot start Ray: {error}. --serial runs the same sweep without Ray."
+    token = "It answers only to its token: RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH (or, if it has none, RAY_AUTH_MODE=disabled)."
+    return f"cannot reach the Ray cluster at {address}: {error}. {token}"
 
 
 def _processors() -> int:
