@@ -191,6 +191,11 @@ def test_what_only_looks_imports_nothing_heavy(words: list[str]) -> None:
     assert "HEAVY []" in said.stdout
 
 
+def _heed_ctrl_c() -> None:
+    """A shell's background jobs ignore SIGINT, and so would this test's process if the tests were one."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_sweep_says_how_to_go_on_and_the_same_command_does(stop: signal.Signals, tmp_path: Path, tiny_text: Path) -> None:
@@ -206,7 +211,9 @@ def test_an_interrupted_sweep_says_how_to_go_on_and_the_same_command_does(stop: 
         str(tmp_path / "results"),
     ]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment, preexec_fn=_heed_ctrl_c
+    )
     assert process.stdout is not None
     assert any("replicas began" in line for line in process.stdout)
     process.send_signal(stop)

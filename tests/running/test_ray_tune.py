@@ -15,6 +15,8 @@ from archsweep.training.data import prepare
 if TYPE_CHECKING:
     from archsweep.planning.plan import Plan, Trial
 
+pytestmark = pytest.mark.slow  # Ray takes its time to start
+
 LISTENING = "0A"  # the state of a listening socket in /proc/net/tcp (proc(5))
 LOOPBACK = (
     "0100007F",

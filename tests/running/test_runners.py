@@ -50,7 +50,7 @@ def elsewhere(trial: Trial, device: str) -> Trial:
     return trial.model_copy(update={"config": trial.config.copy(device=device)})
 
 
-@pytest.fixture(scope="module", params=MACHINES)
+@pytest.fixture(scope="module", params=["serial", pytest.param("ray", marks=pytest.mark.slow)])
 def sweep(request: pytest.FixtureRequest, tiny_plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     """A sweep of two trials of which one fails, run once by each runner."""
     folder, machine = tmp_path_factory.mktemp("results") / "tiny", MACHINES[request.param]
