@@ -281,6 +281,7 @@ def _caveats(source: Source, tried: pd.DataFrame, table: pd.DataFrame, layout: L
         _under_trained(ranked),
         _detectable(layout),
         _unpaired(layout),
+        _precisions(source),
     ]
     return tuple(caveat for caveat in found if caveat)
 
@@ -376,6 +377,12 @@ def _unpaired(layout: Layout | None) -> str:
     if layout is None or layout.paired or len(layout.means) < 2:
         return ""
     return "The variants do not share their seeds, so the noise between seeds is part of the error: fewer differences can be found."
+
+
+def _precisions(source: Source) -> str:
+    """Trials of one sweep that ran on unlike machines may have computed in unlike formats."""
+    used = sorted(source.results["precision_used"].dropna().unique())
+    return f"Trained in different precisions, {' and '.join(used)}: set precision, so that all variants share one." if len(used) > 1 else ""
 
 
 def _variants(count: int, verb: str = "was ") -> str:

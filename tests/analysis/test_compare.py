@@ -191,3 +191,13 @@ def test_a_comparison_leaves_its_text_and_table_and_no_formulas(tmp_path: Path) 
     assert (tmp_path / "comparison.txt").read_text() == f"{comparison}\n"
     with (tmp_path / "comparison.csv").open() as file:
         assert [row["variant"] for row in csv.DictReader(file)] == ["'=1+1", "b"]
+
+
+def test_trials_of_unlike_precision_are_told(tmp_path: Path) -> None:
+    means = {1: 3.8, 2: 3.5, 4: 4.1}
+    used = dict(enumerate({"status": "finished", "precision_used": precision} for precision in ("bf16", "fp32", "fp32")))
+    assert any(
+        "different precisions, bf16 and fp32" in caveat for caveat in compare_experiments(sweep(tmp_path, means, outcomes=used)).caveats
+    )
+    alike = compare_experiments(sweep(tmp_path / "alike", means, outcomes=dict.fromkeys(range(3), used[1])))
+    assert not any("precision" in caveat for caveat in alike.caveats)
