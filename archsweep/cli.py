@@ -97,9 +97,25 @@ def report(sweep: Annotated[str, Parameter(help="the sweep's name, or its folder
     """Write a sweep's report from its records, whether it has ended or not."""
     from archsweep import pipeline
 
-    folder = Path(sweep) if Path(sweep).is_dir() else pipeline.sweep_folder(results, sweep)
+    folder = _sweep_at(sweep, results)
     pipeline.collect(folder)
     _print_answer(folder, _console())
+    return 0
+
+
+@app.command
+def export(
+    sweep: Annotated[str, Parameter(help="the sweep's name, or its folder")],
+    variant: Annotated[str, Parameter(help="the variant as the report names it, in quotes: 'num_layers=2 num_heads=4'")],
+    *,
+    to: Annotated[Path | None, Parameter(help="the new folder [default: ./SWEEP-VARIANT]")] = None,
+    results: Results = Path("results"),
+) -> int:
+    """Write a variant's best model as a Hugging Face folder: config, safetensors, tokenizer."""
+    from archsweep import pipeline
+
+    folder = _sweep_at(sweep, results)
+    _say(f"model: {pipeline.export(folder, variant, to or Path('-'.join([folder.name, *variant.split()])))}")
     return 0
 
 
@@ -132,6 +148,12 @@ def spaces() -> int:
     for name, question in shipped.items():
         _say(f"{name:<{width}}  {question}")
     return 0
+
+
+def _sweep_at(sweep: str, results: Path) -> Path:
+    from archsweep import pipeline
+
+    return Path(sweep).resolve() if Path(sweep).is_dir() else pipeline.sweep_folder(results, sweep)
 
 
 def _question(space: str, name: str | None, base: str | None, settings: list[str] | None, smoke: bool) -> Question:

@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 # Part of every trial's identity. Raise it when a change alters what a config trains to: recorded trials are then trained again.
-TRAINER_VERSION = 1
+TRAINER_VERSION = 2
 
+FUNCTION_PATTERN = r"[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*"
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 DATASET_PATTERN = r"stdlib|text:.+|hf:[^:\s]+(:[^:\s]+){0,2}"
+_NOT_CONTENT = {"experiment_name", "device", "micro_batch_size"}  # none changes what a config trains to, but for rounding
 TUNABLE = ("learning_rate", "weight_decay")  # neither changes a tensor's shape, so all their values train as one stack
 
 
@@ -40,6 +42,8 @@ class ExperimentConfig(BaseModel):
     Sizes that are left out follow from the others: `hidden_size` is `num_heads * head_dim`, `ffn_size` is `4 * hidden_size`.
     Training lasts `max_tokens` tokens, in `num_epochs` parts; or, where `max_tokens` is None, `num_epochs` passes over the training split.
     `warmup` is a fraction of the steps below 1, a number of steps from 1 on; `grad_clip` 0 clips nothing.
+    A step reads `batch_size * gradient_accumulation_steps` windows, `micro_batch_size` of them at a time: at most `batch_size`, and with
+    "auto" as many of those as the device's memory holds. `allow_tf32` lets float32 products on a GPU round to TF32's 10 bits.
     Raises ConfigError with every fault at once.
     """
 
@@ -80,12 +84,15 @@ class ExperimentConfig(BaseModel):
     # What is measured.
     num_evaluations: int = Field(4, ge=1)
     eval_tokens: int = Field(32_768, ge=1)
+    metrics: tuple[str, ...] = ()
 
     # The hardware.
     device: str = "auto"
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    allow_tf32: bool = True
+    micro_batch_size: int | Literal["auto"] = Field("auto")
     gradient_checkpointing: bool = False
-    compile: bool = False
+    compile: bool | Literal["auto"] = "auto"
 
     def __init__(self, **fields: Any) -> None:
         try:
@@ -142,6 +149,20 @@ class ExperimentConfig(BaseModel):
             raise ValueError("must be bpe (trained on the corpus), hf:NAME or the path of a tokenizer.json")
         return tokenizer
 
+    @field_validator("micro_batch_size")
+    @classmethod
+    def _micro_batch_holds_a_window(cls, size: int | Literal["auto"]) -> int | Literal["auto"]:
+        if size != "auto" and size < 1:
+            raise ValueError("must be auto or at least 1")
+        return size
+
+    @field_validator("metrics")
+    @classmethod
+    def _metrics_name_functions(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(re.fullmatch(FUNCTION_PATTERN, name) for name in metrics):
+            raise ValueError("each must be package.module:function, called with a model and windows of tokens")
+        return metrics
+
     @field_validator("betas")
     @classmethod
     def _betas_are_decay_rates(cls, betas: tuple[float, float]) -> tuple[float, float]:
@@ -189,6 +210,8 @@ class ExperimentConfig(BaseModel):
                 f"max_tokens must hold one step of batch_size * gradient_accumulation_steps * context_length = {self.tokens_per_step} "
                 f"tokens, got {self.max_tokens}. Raise it, or make the batch smaller."
             )
+        if self.micro_batch_size != "auto" and self.micro_batch_size > self.batch_size:
+            yield f"micro_batch_size must be at most batch_size, {self.batch_size}, got {self.micro_batch_size}."
         if self.eval_tokens < self.context_length:
             yield f"eval_tokens must hold one window of context_length = {self.context_length} tokens, got {self.eval_tokens}."
 
@@ -217,7 +240,7 @@ class ExperimentConfig(BaseModel):
 
     def content_id(self, *more: Any) -> str:
         """Twelve hex digits that name what this config, its trainer and `more` (JSON values) decide; its name is not part of it."""
-        content = {key: value for key, value in self.to_dict().items() if key not in {"experiment_name", "device"}}
+        content = {key: value for key, value in self.to_dict().items() if key not in _NOT_CONTENT}
         text = json.dumps([TRAINER_VERSION, content, *more], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 

@@ -7,17 +7,18 @@ import json
 import os
 import re
 import shlex
+import shutil
 import socket
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from archsweep.atomic import must_be_writable
-from archsweep.config import NAME_PATTERN
-from archsweep.errors import ConfigError, MachineError, SpaceError
+from archsweep.config import NAME_PATTERN, label
+from archsweep.errors import ConfigError, MachineError, RecordError, SpaceError, nearest
 from archsweep.planning import find
 from archsweep.planning.plan import Plan, make_plan
-from archsweep.records.schema import CONFIG_FILE, PLAN_FILE
+from archsweep.records.schema import CONFIG_FILE, MODEL_FOLDER, PLAN_FILE, TRIALS_FOLDER
 from archsweep.training.corpus import identify
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ def _train(trials: list[Trial], folder: Path, machine: Machine, console: Console
     from archsweep.running import ray_tune, serial
     from archsweep.running.progress import Progress
     from archsweep.running.recorder import Recorder
+    from archsweep.running.stop import stop_requests
     from archsweep.training.data import prepare
 
     corpus_ids = {
@@ -103,19 +105,22 @@ def _train(trials: list[Trial], folder: Path, machine: Machine, console: Console
     }  # before any worker starts: what is wrong with the data shows here
     progress = Progress(trials, console)
     recorder = Recorder(folder, progress)
-    with progress.shown():
+    with progress.shown(), stop_requests(progress.say) as stop:
         if machine.serial:
-            serial.run(trials, corpus_ids, recorder, machine.cache_dir)
+            serial.run(trials, corpus_ids, recorder, stop, machine.cache_dir)
         else:
             ray_tune.run(
                 trials,
                 corpus_ids,
                 recorder,
+                stop,
                 num_cpus=machine.num_cpus,
                 num_gpus=machine.num_gpus,
                 address=machine.address,
                 cache_dir=machine.cache_dir,
             )
+    if stop.is_set():
+        raise KeyboardInterrupt
 
 
 def collect(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -134,6 +139,27 @@ def report(folder: Path) -> tuple[Comparison, Path]:
     comparison = compare_experiments(folder)
     with must_be_writable(folder, OTHER_RESULTS):
         return comparison, generate_summary_report(comparison)
+
+
+def export(folder: Path, variant: str, target: Path) -> Path:
+    """Copy the best model of a variant, named as its `label` is, to `target`: a folder that Hugging Face's Auto classes open.
+
+    Raises RecordError for a variant that is not there or has no model, ConfigError where `target` exists.
+    """
+    from archsweep.records import read
+
+    trials = {label(trial["variant"]): trial["id"] for trial in read.load_plan(folder)["trials"]}
+    if variant not in trials:
+        raise RecordError(f"{folder} has no variant {variant!r}: {nearest(variant, trials)}")
+    trial = folder / TRIALS_FOLDER / trials[variant]
+    if not (trial / MODEL_FOLDER).is_dir():
+        raise RecordError(f"{variant} has no model yet: it is written when its trial has finished. Run the sweep again.")
+    if target.exists():
+        raise ConfigError(f"{target} must not exist yet, so that nothing in it is lost. Give another folder with --to.")
+    with must_be_writable(target, "Give another folder with --to."):
+        shutil.copytree(trial / MODEL_FOLDER, target)
+        shutil.copy(trial / CONFIG_FILE, target / "experiment.json")
+    return target
 
 
 def sweep_folder(results: Path, name: str) -> Path:

@@ -10,10 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import archsweep
 from archsweep import cli
+from archsweep.config import ExperimentConfig
 from archsweep.pipeline import Question
+from archsweep.training.data import LanguageModelDataset
 
 REPOSITORY = Path(archsweep.__file__).parent.parent
 
@@ -53,6 +56,41 @@ def test_a_sweep_trains_and_ends_with_the_verdict_and_the_reports_path(
     assert "One layer or two?" in said
     assert "num_layers=1" in said
     assert f"python -m archsweep {space_file}" in (tmp_path / "results" / "one_or_two" / "report.md").read_text()
+
+
+def test_a_variants_best_model_is_exported_opens_by_itself_and_writes_text(
+    space_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = ("--results", str(tmp_path / "results"))
+    assert run(str(space_file), "--serial", *results) == 0
+    assert run("export", "one_or_two", "num_layers=2", "--to", str(tmp_path / "exported"), *results) == 0
+    assert capsys.readouterr().out.strip().splitlines()[-1] == f"model: {tmp_path / 'exported'}"
+
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer = (auto.from_pretrained(tmp_path / "exported") for auto in (AutoModelForCausalLM, AutoTokenizer))
+    assert model.config.n_layer == 2
+    prompt = tokenizer("The cat sees", return_tensors="pt")
+    written = model.generate(**prompt, max_new_tokens=4, min_new_tokens=4, do_sample=False, pad_token_id=0)
+    text = tokenizer.decode(written[0])
+    assert text.startswith("The cat sees")
+    assert len(text) > len("The cat sees")
+
+    rows = archsweep.load(tmp_path / "results" / "one_or_two")
+    best = rows[rows.num_layers == 2].groupby("learning_rate").val_loss.mean().idxmin()
+    best_row = rows[(rows.num_layers == 2) & (rows.learning_rate == best)].sort_values("val_loss").iloc[0]
+    windows = torch.from_numpy(LanguageModelDataset(ExperimentConfig.load(tmp_path / "exported" / "experiment.json")).evaluation_windows())
+    with torch.no_grad():
+        logits = model(windows[:, :-1]).logits
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
+    assert loss.item() == pytest.approx(best_row.val_loss, rel=1e-5)
+
+    for words, message in (
+        (("num_layers=3",), "has no variant 'num_layers=3': did you mean num_layers="),
+        (("num_layers=2", "--to", str(tmp_path / "exported")), "must not exist yet"),
+    ):
+        assert run("export", "one_or_two", *words, *results) == 2
+        assert message in capsys.readouterr().err
 
 
 def readme_commands() -> list[str]:
@@ -199,31 +237,27 @@ def _heed_ctrl_c() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_sweep_says_how_to_go_on_and_the_same_command_does(stop: signal.Signals, tmp_path: Path, tiny_text: Path) -> None:
+@pytest.mark.parametrize(
+    ("stop", "runner"), [(signal.SIGINT, "--num-cpus=1"), (signal.SIGTERM, "--num-cpus=1"), (signal.SIGINT, "--serial")]
+)
+def test_an_interrupted_sweep_says_how_to_go_on_and_the_same_command_does(
+    stop: signal.Signals, runner: str, tmp_path: Path, tiny_text: Path
+) -> None:
     (tmp_path / "one_or_two.py").write_text(TINY_SPACE.format(tokens=640_000, text=tiny_text))
-    command = [
-        sys.executable,
-        "-m",
-        "archsweep",
-        str(tmp_path / "one_or_two.py"),
-        "--num-cpus",
-        "1",
-        "--results",
-        str(tmp_path / "results"),
-    ]
+    command = [sys.executable, "-m", "archsweep", str(tmp_path / "one_or_two.py"), runner, "--results", str(tmp_path / "results")]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment, preexec_fn=_heed_ctrl_c
-    )
-    assert process.stdout is not None
-    assert any("replicas began" in line for line in process.stdout)
-    process.send_signal(stop)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "the same command goes on from there" in errors
-    assert "Traceback" not in errors
-    assert (tmp_path / "results" / "one_or_two" / "results.parquet").is_file()
+    for moment in ("replicas began", "goes on from its checkpoint at step"):
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment, preexec_fn=_heed_ctrl_c
+        )
+        assert process.stdout is not None
+        assert any(moment in line for line in process.stdout)
+        process.send_signal(stop)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert "the same command goes on from there" in errors
+        assert "Traceback" not in errors
+        assert (tmp_path / "results" / "one_or_two" / "results.parquet").is_file()
 
 
 @pytest.mark.slow

@@ -43,11 +43,13 @@ OTHER_VALUES: dict[str, Any] = {
     "seed": 1,
     "num_evaluations": 5,
     "eval_tokens": 65_536,
+    "metrics": ("my.module:metric",),
     "precision": "bf16",
+    "allow_tf32": False,
     "gradient_checkpointing": True,
     "compile": True,
 }
-NAMES_ONLY = {"experiment_name", "device"}
+NAMES_ONLY = {"experiment_name", "device", "micro_batch_size"}
 
 sizes = st.builds(
     lambda heads, head_dim, layers, ffn: ExperimentConfig(num_layers=layers, num_heads=heads, head_dim=2 * head_dim, ffn_size=ffn),
@@ -159,8 +161,23 @@ def test_loading_anything_but_a_config_is_refused(tmp_path: Path, content: str |
 
 @settings(deadline=None, max_examples=50)
 @given(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True), st.sampled_from(["auto", "cpu", "cuda", "cuda:3"]))
-def test_neither_the_name_nor_the_device_is_part_of_the_content(name: str, device: str) -> None:
-    assert ExperimentConfig(experiment_name=name, device=device).content_id() == ExperimentConfig().content_id()
+def test_neither_name_nor_device_nor_micro_batch_is_part_of_the_content(name: str, device: str) -> None:
+    config = ExperimentConfig(experiment_name=name, device=device, micro_batch_size=2)
+    assert config.content_id() == ExperimentConfig().content_id()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("micro_batch_size", 0, "must be auto or at least 1, got 0"),
+        ("micro_batch_size", 17, "must be at most batch_size, 16, got 17"),
+        ("metrics", ["repetition"], "each must be package.module:function"),
+        ("precision", "fp8", "'auto', 'fp32', 'bf16' or 'fp16', got 'fp8'"),
+    ],
+)
+def test_a_bad_value_is_refused_with_its_rule(field: str, value: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ExperimentConfig(**{field: value})
 
 
 def test_the_other_values_cover_every_field_that_trains() -> None:

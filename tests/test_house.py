@@ -26,10 +26,11 @@ ROOMS = {
     "errors": (set(), set()),
     "config": ({"atomic", "errors"}, {"pydantic"}),
     "space": ({"errors", "config"}, {"pydantic"}),
+    "extensions": ({"errors", "config"}, set()),
     "planning": (FOUNDATION | {"planning"}, {"pydantic", "rich"}),
     "training": (
-        {"atomic", "errors", "config", "training"},
-        {"pydantic", "torch", "transformers", "datasets", "tokenizers", "numpy", "pyarrow", "huggingface_hub"},
+        {"atomic", "errors", "config", "extensions", "training"},
+        {"pydantic", "safetensors", "pynvml", "torch", "transformers", "datasets", "tokenizers", "numpy", "pyarrow", "huggingface_hub"},
     ),
     "records": ({"atomic", "errors", "config", "records"}, {"pydantic", "pyarrow", "pandas"}),
     "running": (FOUNDATION | {"planning", "records", "running", "training"}, {"rich", "ray", "torch"}),

@@ -25,6 +25,7 @@ from archsweep.records.schema import (
     RECORDS_FILE,
     RESULTS,
     RESULTS_FILE,
+    TRIALS_FOLDER,
     Column,
 )
 
@@ -112,7 +113,7 @@ def _gather(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     curves: list[Row] = []
     for trial in plan["trials"]:
         try:
-            trial_results, trial_curves = _read_trial(folder / "trials" / trial["id"], trial, plan)
+            trial_results, trial_curves = _read_trial(folder / TRIALS_FOLDER / trial["id"], trial, plan)
         except (KeyError, TypeError, AttributeError) as error:
             raise RecordError(
                 f"{folder}: {PLAN_FILE} and the records of trial {trial.get('id')} do not fit together ({type(error).__name__}: {error}). "

@@ -7,6 +7,9 @@ from typing import Literal, NamedTuple
 from archsweep.config import ExperimentConfig
 
 RECORDS_FILE, OUTCOME_FILE, CONFIG_FILE = "records.jsonl", "results.json", "config.json"  # in trials/<id>/
+CHECKPOINT_FOLDER = "checkpoint"  # there too, until the trial has finished
+MODEL_FOLDER = "model"  # there too: the best replica, as Hugging Face opens it
+TRIALS_FOLDER = "trials"
 PLAN_FILE, RESULTS_FILE, CURVES_FILE = "plan.json", "results.parquet", "curves.parquet"  # in the sweep's folder
 
 Status = Literal["finished", "diverged", "failed", "unfinished"]
@@ -40,10 +43,18 @@ MEASURED = (
     Column("val_loss", "Float64", "nats/token", "loss on the fixed evaluation tokens"),
     Column("perplexity", "Float64", "", "exp(val_loss)"),
     Column("bits_per_byte", "Float64", "bits/byte", "val_loss over the evaluation text's bytes: comparable between tokenizers"),
+    Column("val_block_losses", "string", "nats/token", "val_loss of up to 32 equal parts of the evaluation tokens, as JSON"),
+    Column("user_metrics", "string", "", "what the functions of the field metrics measured, as JSON by name"),
+    Column("diverged_step", "Int64", "steps", "step at which the replica diverged and was frozen; missing where it did not"),
+    Column("last_loss", "Float64", "nats/token", "last finite training loss of a diverged replica"),
     Column("train_seconds", "Float64", "s", "time spent in training steps by the replica's whole stack, evaluation not counted"),
     Column("tokens_per_second", "Float64", "tokens/s", "training tokens of the replica's whole stack over train_seconds"),
+    Column("step_seconds", "Float64", "s", "train_seconds over the steps taken"),
+    Column("model_flops_utilisation", "Float64", "", "share of the device's peak FLOP/s, by PaLM's formula; missing where that is unknown"),
+    Column("predicted_memory_bytes", "Int64", "bytes", "predicted peak of the replica's whole stack on a GPU"),
     Column("peak_memory_bytes", "Int64", "bytes", "peak memory: the device's on CUDA, the process's resident set on CPU"),
     Column("stack_size", "Int64", "replicas", "replicas that trained together in this one's stack"),
+    Column("micro_batch", "Int64", "windows", "windows of each replica that were computed at once"),
 )
 
 COST = (
@@ -62,8 +73,12 @@ OUTCOME = (
     Column("trial_seconds", "Float64", "s", "time of the whole trial in its worker"),
     Column("hostname", "string", "", "machine that ran the trial"),
     Column("device_name", "string", "", "the processor or GPU it ran on"),
-    Column("precision_used", "string", "", "what precision=auto came to on that device: fp32 or bf16"),
+    Column("precision_used", "string", "", "what matrix products were computed in there: fp32, tf32, bf16 or fp16"),
     Column("software", "string", "", "versions of Python and of the libraries that trained it"),
+    Column("gpu_share", "Float64", "GPUs", "the share of a GPU that the trial was given; 0 on a CPU"),
+    Column("device_energy_joules", "Float64", "J", "energy of the whole GPU meanwhile: other trials' too where gpu_share is below 1"),
+    Column("prefill_tokens_per_second", "Float64", "tokens/s", "the exported model reading a full window, batch 1, on the CPU"),
+    Column("decode_tokens_per_second", "Float64", "tokens/s", "the exported model writing token after token, batch 1, on the CPU"),
     Column("corpus_id", "string", "", "content id of the tokenized corpus; rows of different ids are not comparable"),
 )
 

@@ -32,14 +32,27 @@ class Outcome(BaseModel):
     precision_used: str | None = None
     software: str | None = None
     corpus_id: str | None = None
+    gpu_share: float | None = None
+    device_energy_joules: float | None = None
+    prefill_tokens_per_second: float | None = None
+    decode_tokens_per_second: float | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def begin(folder: Path, config: ExperimentConfig) -> None:
-    """Make the trial's folder, with its config; what an attempt before this one has left keeps its place under another name."""
-    for name in (RECORDS_FILE, OUTCOME_FILE):
-        if (folder / name).exists():
-            os.replace(folder / name, _unused(folder / f"{name}.attempt"))
+    """Make the trial's folder, with its config; the outcome of an attempt before this one keeps its place under another name."""
+    _set_aside(folder / OUTCOME_FILE)
     config.save(folder / CONFIG_FILE)
+
+
+def set_aside_records(folder: Path) -> None:
+    """Keep the rows of an attempt before this one under another name."""
+    _set_aside(folder / RECORDS_FILE)
+
+
+def _set_aside(path: Path) -> None:
+    if path.exists():
+        os.replace(path, _unused(path.with_name(f"{path.name}.attempt")))
 
 
 def _unused(path: Path) -> Path:
@@ -48,18 +61,30 @@ def _unused(path: Path) -> Path:
 
 
 def append(folder: Path, rows: Sequence[Mapping[str, JsonValue]]) -> None:
-    """Append one evaluation's rows and wait until the disk has them."""
-    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    """Append one evaluation's rows and wait until the disk has them; a row that is there already, as a resumed trial reports it, is not
+    written twice."""
     with open(folder / RECORDS_FILE, "ab+") as file:
-        if file.tell() and _last_byte(file.fileno(), file.tell()) != b"\n":
-            lines = "\n" + lines  # a kill tore the line before: it stays alone on its line, where readers skip it
-        file.write(lines.encode())
+        file.seek(0)
+        lines = file.read().split(b"\n")
+        there = {identity for line in lines if (identity := _identity(line)) is not None}
+        new = "".join(json.dumps(row) + "\n" for row in rows if _key(row) not in there)
+        if lines[-1]:
+            new = "\n" + new  # a kill tore the line before: it stays alone on its line, where readers skip it
+        file.write(new.encode())
         file.flush()
         os.fsync(file.fileno())
 
 
-def _last_byte(descriptor: int, size: int) -> bytes:
-    return os.pread(descriptor, 1, size - 1)
+def _identity(line: bytes) -> tuple[JsonValue, ...] | None:
+    """Which row a line is; None for one that a kill has torn."""
+    try:
+        return _key(json.loads(line))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _key(row: Mapping[str, JsonValue]) -> tuple[JsonValue, ...]:
+    return tuple(row[name] for name in ("seed", "learning_rate", "weight_decay", "step"))
 
 
 def finish(folder: Path, outcome: Outcome) -> None:

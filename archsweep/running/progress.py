@@ -35,7 +35,7 @@ class Progress:
     def shown(self) -> Iterator[None]:
         """Show the run for the length of the block."""
         if not self._console.is_terminal:
-            self._say(f"{self._count} trials to train")
+            self.say(f"{self._count} trials to train")
             yield
             return
         columns = (
@@ -50,26 +50,32 @@ class Progress:
 
     def trial_began(self, trial: Trial) -> None:
         if not self._console.is_terminal:
-            self._say(f"{trial.label}: {len(trial.replicas)} replicas began")
+            self.say(f"{trial.label}: {len(trial.replicas)} replicas began")
 
-    def trial_reported(self, trial: Trial, step: int, loss: float) -> None:
+    def trial_noted(self, trial: Trial, notes: Sequence[str]) -> None:
+        for note in notes:
+            self.say(f"{trial.label}: {note}")
+
+    def trial_reported(self, trial: Trial, step: float) -> None:
         self._done_work[trial.id] = _work(trial) * step * trial.config.tokens_per_step / trial.cost.train_tokens
         if self._first_report is None:
             self._first_report = (perf_counter(), sum(self._done_work.values()))
         self._refresh()
 
-    def trial_finished(self, trial: Trial, loss: float) -> None:
+    def trial_finished(self, trial: Trial, loss: float, reason: str | None) -> None:
         self._finished += 1
-        self._best = min((loss, trial.label), self._best or (loss, trial.label))
+        if reason is None:
+            self._best = min((loss, trial.label), self._best or (loss, trial.label))
         self._done_work[trial.id] = _work(trial)
         if not self._console.is_terminal:
-            self._say(f"{trial.label}: finished, validation loss {loss:.4f} ({self._summary()}, {self._time_left()})")
+            ended = reason or f"finished, validation loss {loss:.4f}"
+            self.say(f"{trial.label}: {ended} ({self._summary()}, {self._time_left()})")
         self._refresh()
 
     def trial_failed(self, trial: Trial, reason: str, details: Path) -> None:
         self._failed += 1
         self._done_work[trial.id] = _work(trial)
-        self._say(f"{trial.label}: failed, {reason} (all of it in {details})")
+        self.say(f"{trial.label}: failed, {reason} (all of it in {details})")
         self._refresh()
 
     def _refresh(self) -> None:
@@ -91,7 +97,7 @@ class Progress:
         seconds = (self._total_work - done) * (perf_counter() - began) / (done - before)
         return f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {seconds:.0f} s left"
 
-    def _say(self, line: str) -> None:
+    def say(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -33,7 +33,7 @@ _SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0: Tune prints nothing
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: an interrupt ends the sweep at once, and the records are whole
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: running/stop.py
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths in a config mean the user's folder
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a trial that was granted no GPU sees none
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -44,13 +44,14 @@ def run(
     trials: Sequence[Trial],
     corpus_ids: Mapping[str, str],
     recorder: Recorder,
+    stop: threading.Event,
     *,
     num_cpus: int | None = None,
     num_gpus: int | None = None,
     address: str | None = None,
     cache_dir: Path | None = None,
 ) -> Any:
-    """Train `trials` with Ray Tune, the first ones first, each on the corpus that `corpus_ids` names for it.
+    """Train `trials` with Ray Tune, the first ones first, each on the corpus that `corpus_ids` names for it, until `stop` is set.
 
     `num_cpus` and `num_gpus` size a Ray of our own (default: what the machine has), `address` names a running cluster. A trial that fails
     is recorded as failed. Returns Tune's result dataframe, one row per trial. Raises MachineError where Ray cannot start, or no node could
@@ -67,7 +68,11 @@ def run(
             _check_some_node_holds(resources, nodes)
         trainable = tune.with_resources(
             tune.with_parameters(
-                _trainable(), trials={trial.id: trial for trial in trials}, corpus_ids=dict(corpus_ids), cache_dir=cache_dir
+                _trainable(),
+                trials={trial.id: trial for trial in trials},
+                corpus_ids=dict(corpus_ids),
+                folders={trial.id: recorder.trial_folder(trial) for trial in trials},
+                cache_dir=cache_dir,
             ),
             lambda config: tune.PlacementGroupFactory([_bundle(requests[config["trial_id"]])]),
         )
@@ -81,6 +86,7 @@ def run(
                     storage_path=scratch,
                     verbose=0,
                     callbacks=_callbacks(trials, recorder),
+                    stop=_stopper(stop),
                     checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # the records are the result
                 ),
             )
@@ -196,22 +202,59 @@ def _trainable() -> type:
     class ReplicaTrial(tune.Trainable):  # type: ignore[misc]  # Ray's classes are untyped to us
         """One trial at a time; the process, with torch imported and the corpus mapped, goes on to the next."""
 
-        def setup(self, config: dict[str, Any], trials: dict[str, Trial], corpus_ids: dict[str, str], cache_dir: Path | None) -> None:
-            self._trials, self._corpus_ids, self._cache_dir = trials, corpus_ids, cache_dir
+        def setup(
+            self,
+            config: dict[str, Any],
+            trials: dict[str, Trial],
+            corpus_ids: dict[str, str],
+            folders: dict[str, Path],
+            cache_dir: Path | None,
+        ) -> None:
+            self._trials, self._corpus_ids, self._folders, self._cache_dir = trials, corpus_ids, folders, cache_dir
             self.reset_config(config)
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
             granted = self.trial_resources.required_resources
-            self._gpu_share, threads = granted.get("GPU", 0.0), int(granted["CPU"])
             trial = self._trials[new_config["trial_id"]]
-            self._reports = train_trial(trial, self._corpus_ids[trial.id], self._cache_dir, threads)
+            self._reports = train_trial(
+                trial,
+                self._corpus_ids[trial.id],
+                self._cache_dir,
+                threads=int(granted["CPU"]),
+                folder=self._folders[trial.id],
+                gpu_share=granted.get("GPU", 0.0),
+            )
             return True
 
         def step(self) -> Report:
             report = next(self._reports)
-            return report | {"gpu_share": self._gpu_share, "done": all(row["status"] != "running" for row in report["rows"])}
+            return report | {"done": bool(report["rows"]) and all(row["status"] != "running" for row in report["rows"])}
+
+        def cleanup(self) -> None:
+            self._reports.close()  # which saves the trial where it has not ended
 
     return ReplicaTrial
+
+
+def _stopper(stop: threading.Event) -> Any:
+    from ray import tune
+
+    class Asked(tune.Stopper):  # type: ignore[misc]
+        """Ends the whole experiment, trial by trial, when it was asked to."""
+
+        def __init__(self, stop: threading.Event) -> None:
+            self._stop = stop
+
+        def __getstate__(self) -> dict[str, Any]:
+            return {}  # as for the callbacks below
+
+        def __call__(self, trial_id: str, result: Report) -> bool:
+            return False
+
+        def stop_all(self) -> bool:
+            return self._stop.is_set()
+
+    return Asked(stop)
 
 
 def _callbacks(trials: Sequence[Trial], recorder: Recorder) -> list[Any]:

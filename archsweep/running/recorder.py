@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import shutil
 from typing import TYPE_CHECKING
 
 from archsweep.records import write
+from archsweep.records.schema import CHECKPOINT_FOLDER, TRIALS_FOLDER
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -14,7 +16,6 @@ if TYPE_CHECKING:
     from archsweep.running.progress import Progress
     from archsweep.running.worker import Report
 
-TRIALS_FOLDER = "trials"
 ERROR_FILE = "error.txt"
 
 
@@ -24,28 +25,47 @@ class Recorder:
     def __init__(self, folder: Path, progress: Progress) -> None:
         self._folder = folder
         self._progress = progress
+        self._reported: set[str] = set()
 
     def begin(self, trial: Trial) -> None:
-        write.begin(self._trial_folder(trial), trial.config)
+        write.begin(self.trial_folder(trial), trial.config)
+        self._reported.discard(trial.id)
         self._progress.trial_began(trial)
 
     def report(self, trial: Trial, report: Report) -> None:
-        write.append(self._trial_folder(trial), report["rows"])
-        self._progress.trial_reported(trial, report["step"], report["val_loss"])
+        folder = self.trial_folder(trial)
+        if trial.id not in self._reported:
+            self._reported.add(trial.id)
+            if not report["resumed_at"]:
+                write.set_aside_records(folder)
+            self._progress.trial_noted(trial, _notes(report))
+        if report["rows"]:
+            write.append(folder, report["rows"])
+        self._progress.trial_reported(trial, report["step"])
 
     def finish(self, trial: Trial, last: Report) -> None:
-        outcome = {name: last[name] for name in ("trial_seconds", "hostname", "device_name", "precision_used", "software", "corpus_id")}
-        write.finish(self._trial_folder(trial), write.Outcome(status="finished", **outcome))
-        self._progress.trial_finished(trial, last["val_loss"])
+        names = set(write.Outcome.model_fields) & set(last)
+        lost = all(row["status"] == "diverged" for row in last["rows"])
+        reason = f"every replica diverged: {last['rows'][0]['reason']}" if lost else None
+        outcome = write.Outcome(status="finished", reason=reason, **{name: last[name] for name in names})
+        write.finish(self.trial_folder(trial), outcome)
+        shutil.rmtree(self.trial_folder(trial) / CHECKPOINT_FOLDER, ignore_errors=True)
+        self._progress.trial_finished(trial, last["val_loss"], reason)
 
     def fail(self, trial: Trial, reason: str, details: str) -> None:
-        folder = self._trial_folder(trial)
+        folder = self.trial_folder(trial)
         (folder / ERROR_FILE).write_text(details)
         write.finish(folder, write.Outcome(status="failed", reason=reason))
         self._progress.trial_failed(trial, reason, folder / ERROR_FILE)
 
-    def _trial_folder(self, trial: Trial) -> Path:
+    def trial_folder(self, trial: Trial) -> Path:
+        """Where the trial's records, checkpoint and model are."""
         return self._folder / TRIALS_FOLDER / trial.id
+
+
+def _notes(report: Report) -> list[str]:
+    resumed = [f"goes on from its checkpoint at step {report['resumed_at']}"] if report["resumed_at"] else []
+    return [*report["warnings"], *resumed]
 
 
 def unfinished(plan: Plan, folder: Path) -> list[Trial]:

@@ -3,41 +3,46 @@
 from __future__ import annotations
 
 import traceback
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from archsweep.running.recorder import Recorder, reason_in
 from archsweep.running.worker import Report, train_trial
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Generator, Mapping, Sequence
     from pathlib import Path
+    from threading import Event
 
     from archsweep.planning.plan import Trial
 
 
-def run(trials: Sequence[Trial], corpus_ids: Mapping[str, str], recorder: Recorder, cache_dir: Path | None = None) -> None:
-    """Train `trials` in order, each on the corpus that `corpus_ids` names for it.
+def run(trials: Sequence[Trial], corpus_ids: Mapping[str, str], recorder: Recorder, stop: Event, cache_dir: Path | None = None) -> None:
+    """Train `trials` in order, each on the corpus that `corpus_ids` names for it, until `stop` is set.
 
     A trial that fails is recorded as failed, and the next one begins.
     """
     for trial in trials:
         recorder.begin(trial)
-        reports = train_trial(trial, corpus_ids[trial.id], cache_dir, threads=1)
+        reports = train_trial(trial, corpus_ids[trial.id], cache_dir, threads=1, folder=recorder.trial_folder(trial))
         last: Report = {}
-        try:
-            while report := _next(reports):
-                recorder.report(trial, last := report)
-        except _TrialError as error:
-            recorder.fail(trial, reason_in(str(error)), str(error))
-        else:
-            recorder.finish(trial, last)
+        with closing(reports):
+            try:
+                while report := _next(reports):
+                    recorder.report(trial, last := report)
+                    if stop.is_set():
+                        return
+            except _TrialError as error:
+                recorder.fail(trial, reason_in(str(error)), str(error))
+            else:
+                recorder.finish(trial, last)
 
 
 class _TrialError(Exception):
     """A trial's own failure, as its traceback; what goes wrong in recording is not the trial's."""
 
 
-def _next(reports: Iterator[Report]) -> Report | None:
+def _next(reports: Generator[Report, None, None]) -> Report | None:
     try:
         return next(reports, None)
     except Exception:

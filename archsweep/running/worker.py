@@ -5,55 +5,125 @@ from __future__ import annotations
 import platform
 import socket
 from collections import defaultdict
+from contextlib import closing
 from importlib.metadata import version
 from statistics import fmean
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from archsweep.errors import DataError
+from archsweep.planning.memory import largest_micro_batch, stack_memory_bytes
+from archsweep.records.schema import CHECKPOINT_FOLDER, MODEL_FOLDER
+from archsweep.running.resources import CUDA_CONTEXT_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
     from pathlib import Path
 
-    from archsweep.planning.plan import Trial
+    import torch
 
-# rows, step, tokens, val_loss, trial_seconds, hostname, device_name, software, corpus_id: what Ray brings to the driver, and Tune's frame
+    from archsweep.planning.plan import Trial
+    from archsweep.training.experiment import ArchitectureExperiment
+
+# rows, step, tokens, val_loss, trial_seconds, hostname, …: what Ray brings to the driver, and Tune's frame
 Report = dict[str, Any]
 
+HEARTBEAT_SECONDS = 2.0  # between reports without rows: what moves the bar, and lets a trial be stopped
 
-def train_trial(trial: Trial, corpus_id: str, cache_dir: Path | None, threads: int) -> Iterator[Report]:
-    """Train all replicas of `trial`; yields after each evaluation. The last report's rows are finished or diverged.
+
+def train_trial(
+    trial: Trial, corpus_id: str, cache_dir: Path | None, threads: int, folder: Path, gpu_share: float = 0.0
+) -> Generator[Report, None, None]:
+    """Train all replicas of `trial`, from the checkpoint in its `folder` on where there is one.
+
+    Yields after each evaluation, and in between with no rows. The last report's rows are finished or diverged. Closing the iterator saves
+    the trial.
 
     Raises DataError where this machine's corpus is not the driver's.
     """
     import torch
 
     from archsweep.training.experiment import ArchitectureExperiment
-    from archsweep.training.precision import device_name, resolve_precision
+    from archsweep.training.hardware import EnergyMeter
+    from archsweep.training.precision import device_name, precision_used, resolve_device
 
     started = perf_counter()
     torch.set_num_threads(threads)
-    experiment = ArchitectureExperiment(trial.config, trial.replicas, cache_dir=cache_dir)
+    warnings: list[str] = []
+    experiment = ArchitectureExperiment(
+        trial.config,
+        trial.replicas,
+        cache_dir=cache_dir,
+        checkpoint_dir=folder / CHECKPOINT_FOLDER,
+        micro_batch_size=_first_micro_batch(trial, resolve_device(trial.config), gpu_share),
+        warn=warnings.append,
+    )
     experiment.setup()
     if experiment.data.corpus.id != corpus_id:
         raise DataError(
             f"the corpus {trial.config.dataset} differs between machines: {experiment.data.corpus.id} on {socket.gethostname()}, "
             f"{corpus_id} where the sweep was started. Use the same Python version on both, or dataset=text: with the same files."
         )
-    for rows in experiment.evaluations():
-        yield {
-            "rows": rows,
-            "step": rows[0]["step"],
-            "tokens": rows[0]["tokens"],
-            "val_loss": best_setting_loss(rows),
-            "trial_seconds": perf_counter() - started,
-            "hostname": socket.gethostname(),
-            "device_name": device_name(experiment.device),
-            "precision_used": resolve_precision(trial.config, experiment.device),
-            "software": software(),
-            "corpus_id": corpus_id,
-        }
+    precision = precision_used(trial.config, experiment.device)
+    constant = {
+        "hostname": socket.gethostname(),
+        "device_name": device_name(experiment.device),
+        "precision_used": precision,
+        "software": software(),
+        "corpus_id": corpus_id,
+        "gpu_share": gpu_share,
+        "resumed_at": experiment.resumed_at,
+        "warnings": warnings,
+    }
+    last: dict[str, Any] = {"step": experiment.resumed_at, "tokens": 0, "val_loss": float("inf")}
+    reported = perf_counter()
+    with EnergyMeter(experiment.device) as energy, closing(experiment.training()) as training:
+        for rows in training:
+            if rows is None and perf_counter() - reported < HEARTBEAT_SECONDS:
+                continue
+            reported = perf_counter()
+            ends = {}
+            if rows is not None:
+                rows = [row | {"predicted_memory_bytes": _predicted(trial, row, precision)} for row in rows]
+                last = {"tokens": rows[0]["tokens"], "val_loss": best_setting_loss(rows)}
+                if all(row["status"] != "running" for row in rows):
+                    ends = _keep(experiment, rows, folder) | {"device_energy_joules": energy.joules()}
+            yield {
+                **constant,
+                **last,
+                **ends,
+                "rows": rows or [],
+                "step": experiment.steps_done,
+                "trial_seconds": perf_counter() - started,
+            }
+
+
+def _first_micro_batch(trial: Trial, device: torch.device, gpu_share: float) -> int | None:
+    """The micro-batch that micro_batch_size="auto" tries first: on a GPU what is predicted to fit the trial's share of it."""
+    import torch
+
+    from archsweep.training.precision import resolve_precision
+    from archsweep.training.replicas import choose_stack_size
+
+    if device.type != "cuda":
+        return None
+    free = int(torch.cuda.get_device_properties(device).total_memory * min(1.0, gpu_share or 1.0)) - CUDA_CONTEXT_BYTES
+    stack_size = choose_stack_size(trial.config, len(trial.replicas), device)
+    return largest_micro_batch(trial.config, stack_size, free, precision=resolve_precision(trial.config, device))
+
+
+def _predicted(trial: Trial, row: dict[str, Any], precision: str) -> int:
+    return stack_memory_bytes(trial.config, row["stack_size"], precision=precision, micro_batch=row["micro_batch"]).total
+
+
+def _keep(experiment: ArchitectureExperiment, rows: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
+    """Save the best replica's model in the trial's folder; what it then does in inference. Nothing where every replica has diverged."""
+    from archsweep.training.metrics import MetricsCalculator
+
+    if (best := best_replica(rows)) is None:
+        return {}
+    experiment.save_model(folder / MODEL_FOLDER, best)
+    return MetricsCalculator.calculate_inference_speed(experiment.model(best))
 
 
 def software() -> str:
@@ -63,7 +133,23 @@ def software() -> str:
 
 def best_setting_loss(rows: list[dict[str, Any]]) -> float:
     """The trial's one number: the lowest mean over seeds among the tuned settings; infinite where every setting lost a replica."""
+    return min(fmean(_loss(row) for row in setting) for setting in _settings(rows))
+
+
+def best_replica(rows: list[dict[str, Any]]) -> int | None:
+    """The index of the lowest loss within the best setting, or where every setting lost a replica, of all; None where all diverged."""
+    best = min(_settings(rows), key=lambda setting: fmean(_loss(row) for row in setting))
+    candidates = best if best_setting_loss(rows) < float("inf") else rows
+    row = min(candidates, key=_loss)
+    return rows.index(row) if row["val_loss"] is not None else None
+
+
+def _settings(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     by_setting = defaultdict(list)
     for row in rows:
-        by_setting[row["learning_rate"], row["weight_decay"]].append(float("inf") if row["val_loss"] is None else row["val_loss"])
-    return min(fmean(losses) for losses in by_setting.values())
+        by_setting[row["learning_rate"], row["weight_decay"]].append(row)
+    return list(by_setting.values())
+
+
+def _loss(row: dict[str, Any]) -> float:
+    return float("inf") if row["val_loss"] is None else float(row["val_loss"])

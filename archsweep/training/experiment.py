@@ -3,38 +3,51 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from pydantic import JsonValue
 
 from archsweep.errors import ConfigError, DataError
+from archsweep.extensions import user_metrics
+from archsweep.training.checkpoint import Checkpoints
 from archsweep.training.data import LanguageModelDataset, TokenWindows
-from archsweep.training.metrics import MetricsCalculator, peak_memory_bytes, reset_peak_memory, synchronize
+from archsweep.training.hardware import peak_flops
+from archsweep.training.metrics import MetricsCalculator, model_flops_utilisation, peak_memory_bytes, reset_peak_memory, synchronize
 from archsweep.training.optimizer import ReplicaAdamW
-from archsweep.training.precision import resolve_device
+from archsweep.training.precision import device_name, matmul_precision, precision_used, resolve_device
 from archsweep.training.replicas import ReplicaStack, choose_stack_size
+from archsweep.training.tokenizer import save_tokenizer
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from archsweep.config import ExperimentConfig, Replica
+    from archsweep.training.guard import Divergence
     from archsweep.training.model import CustomGPT2Model
 
 Row = dict[str, JsonValue]
 Report = Callable[[list[Row]], object]
 
 MODEL_FOLDER = "model"
+CHECKPOINT_SECONDS = 60.0
+HEARTBEAT_SECONDS = 0.5  # of training between two moments at which a run can be stopped or saved
+EVALUATION_BLOCKS = 32  # the evaluation tokens in so many equal parts, the same for every batch size
 
 
 class ArchitectureExperiment:
     """Trains one config, or all `replicas` of it together.
 
     A single experiment leaves its model in `output_dir` (default `results/<experiment_name>`) after its last step; replicas leave nothing
-    unless `output_dir` is given. `stack_size` replicas train at once; by default as many as the device gains from.
+    unless `output_dir` is given. With `checkpoint_dir`, the run is saved there every `checkpoint_seconds` and when it is stopped, and goes
+    on from there; `warn` is told of a checkpoint that is damaged. `stack_size` replicas train at once; by default as many as the device
+    gains from. `micro_batch_size` is where micro_batch_size="auto" begins: by default a whole batch.
     """
 
     def __init__(
@@ -44,31 +57,47 @@ class ArchitectureExperiment:
         *,
         output_dir: str | Path | None = None,
         cache_dir: Path | None = None,
+        checkpoint_dir: Path | None = None,
+        checkpoint_seconds: float = CHECKPOINT_SECONDS,
         stack_size: int | None = None,
+        micro_batch_size: int | None = None,
+        warn: Callable[[str], object] = warnings.warn,
     ) -> None:
         self.config = config
         self.replicas = tuple(replicas or (config.replica,))
         self.output_dir = Path(output_dir or f"results/{config.experiment_name}") if output_dir or replicas is None else None
-        self._cache_dir = cache_dir
-        self._stack_size = stack_size
+        self.resumed_at = 0  # the step of the checkpoint from which this run went on
+        self._cache_dir, self._checkpoint_dir, self._checkpoint_seconds = cache_dir, checkpoint_dir, checkpoint_seconds
+        self._stack_size, self._micro_batch_size, self._warn = stack_size, micro_batch_size, warn
         self._step = 0
+        self._evaluated: list[list[Row]] = []
 
     def setup(self) -> None:
-        """Load the data and build the models. Raises DataError or MachineError before anything trains."""
+        """Load the data, build the models, and take over the checkpoint where there is one.
+
+        Raises DataError or MachineError before anything trains.
+        """
         self.device = resolve_device(self.config)
         self.data = LanguageModelDataset(self.config, self._cache_dir)
         self.metrics = MetricsCalculator(self.data.corpus.validation_bytes_per_token)
         self.total_steps = self._count_steps()
+        self._user_metrics = user_metrics(self.config)
+        self._peak_flops = peak_flops(device_name(self.device), precision_used(self.config, self.device))
         reset_peak_memory(self.device)
-        torch.manual_seed(self.replicas[0].seed)  # the dropout masks
         if self.config.gradient_checkpointing and (self._stack_size or 1) > 1:
             raise ConfigError(
                 f"gradient_checkpointing works on one replica at a time, got stack_size {self._stack_size}. Leave stack_size out."
             )
+        saved = self._open_checkpoints()
         size = self._stack_size or choose_stack_size(self.config, len(self.replicas), self.device)
-        chunks = [self.replicas[start : start + size] for start in range(0, len(self.replicas), size)]
-        self.stacks = [self._prepare(chunk) for chunk in chunks]
+        sizes = [len(self.replicas[start : start + size]) for start in range(0, len(self.replicas), size)]
+        if saved is not None:
+            sizes = [stack["replicas"] for stack in saved[1]["stacks"]]
+        starts = [sum(sizes[:index]) for index in range(len(sizes))]
+        self.stacks = [self._prepare(self.replicas[start : start + size]) for start, size in zip(starts, sizes, strict=True)]
         self._windows = torch.from_numpy(np.array(self.data.evaluation_windows(), dtype=np.int64)).to(self.device)  # (N, T + 1)
+        if saved is not None:
+            self._restore(*saved)
 
     def _count_steps(self) -> int:
         """Optimizer steps of the whole run."""
@@ -85,11 +114,41 @@ class ArchitectureExperiment:
     def _prepare(self, replicas: Sequence[Replica]) -> StackInTraining:
         stack = ReplicaStack(self.config, replicas, self.device)
         windows = {replica.seed: self.data.train_windows(replica.seed) for replica in replicas}
-        return StackInTraining(self.config, stack, ReplicaAdamW(stack, self.config, self.total_steps), windows)
+        given = self.config.micro_batch_size
+        micro_batch_size = min(self._micro_batch_size or self.config.batch_size, self.config.batch_size) if given == "auto" else given
+        return StackInTraining(self.config, stack, ReplicaAdamW(stack, self.config, self.total_steps), windows, micro_batch_size)
+
+    # Checkpoints.
+
+    def _open_checkpoints(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
+        self._checkpoints, self._saved_at = None, perf_counter()
+        if self._checkpoint_dir is None:
+            return None
+        content = [replica.model_dump(mode="json") for replica in self.replicas]
+        self._checkpoints = Checkpoints(self._checkpoint_dir, self.config.content_id(content, self.data.corpus.id))
+        return self._checkpoints.load(self._warn)
+
+    def _save(self) -> None:
+        if self._checkpoints is None:
+            return
+        tensors = {f"{index}.{name}": tensor for index, running in enumerate(self.stacks) for name, tensor in running.state().items()}
+        facts = {"step": self._step, "stacks": [running.facts() for running in self.stacks], "evaluated": self._evaluated}
+        self._checkpoints.save(tensors, facts)
+        self._saved_at = perf_counter()
+
+    def _restore(self, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
+        for index, (running, own) in enumerate(zip(self.stacks, facts["stacks"], strict=True)):
+            prefix = f"{index}."
+            running.load({name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}, own)
+        self._step, self._evaluated = facts["step"], facts["evaluated"]
+        self.resumed_at = min(running.step for running in self.stacks)
+
+    # Training.
 
     def train_epoch(self, epoch: int) -> dict[str, int | float | str | None]:
         """Train the `epoch`-th of `num_epochs` equal parts of the run; the mean over replicas of what was measured."""
-        self._train_until(self.total_steps * (epoch + 1) // self.config.num_epochs)
+        for _ in self._train_until(self.total_steps * (epoch + 1) // self.config.num_epochs):
+            pass
         if self._step == self.total_steps and self.output_dir is not None:
             self.save_model(self.output_dir / MODEL_FOLDER)
         losses = [loss for running in self.stacks for loss in running.take_losses()]
@@ -101,7 +160,9 @@ class ArchitectureExperiment:
 
     def evaluation_losses(self) -> torch.Tensor:
         """(replicas, evaluation windows) loss of each window in nats per token, float64, on the CPU."""
-        return torch.cat([running.stack.evaluate(self._windows, self.config.batch_size) for running in self.stacks]).cpu().double()
+        with matmul_precision(self.config, self.device):
+            losses = [running.stack.evaluate(self._windows, running.micro_batch_size) for running in self.stacks]
+        return torch.cat(losses).cpu().double()
 
     def run(self, report: Report | None = None) -> list[Row]:
         """Set up, train and evaluate to the end; `report` gets every evaluation's rows, one per replica. Returns the last ones."""
@@ -116,45 +177,102 @@ class ArchitectureExperiment:
 
     def evaluations(self) -> Iterator[list[Row]]:
         """Train from evaluation to evaluation, and yield each one's rows; ends early where every replica has diverged."""
-        count = min(self.config.num_evaluations, self.total_steps)
-        for number in range(1, count + 1):
-            self._train_until(self.total_steps * number // count)
-            rows = self._rows()
-            yield rows
-            if all(row["status"] == "diverged" for row in rows):
-                return
+        return (rows for rows in self.training() if rows is not None)
 
-    def _train_until(self, step: int) -> None:
+    def training(self) -> Generator[list[Row] | None, None, None]:
+        """Train to the end; yields the rows of each evaluation, those of before a checkpoint again, and None about twice a second.
+
+        Closing the iterator stops the run at a step's end and saves it.
+        """
+        yield from self._evaluated
+        count = min(self.config.num_evaluations, self.total_steps)
+        try:
+            for number in range(len(self._evaluated) + 1, count + 1):
+                if self._evaluated and all(row["status"] == "diverged" for row in self._evaluated[-1]):
+                    return
+                for _ in self._train_until(self.total_steps * number // count):
+                    if perf_counter() - self._saved_at >= self._checkpoint_seconds:
+                        self._save()
+                    yield None
+                self._evaluated.append(self._rows())
+                yield self._evaluated[-1]
+        except GeneratorExit:
+            self._save()
+            raise
+
+    def _train_until(self, step: int) -> Iterator[None]:
+        """Train every stack up to `step`; yields at steps' ends."""
         # Stack after stack, each over all the steps at once: a stack's weights stay in the cache.
         for running in self.stacks:
-            running.train(self._step, step)
+            while running.step < step:
+                with matmul_precision(self.config, self.device):
+                    running.train(running.step, min(step, running.step + running.steps_in(HEARTBEAT_SECONDS)))
+                yield
         self._step = max(self._step, step)  # what was trained is not trained again
+
+    # Rows.
 
     def _rows(self) -> list[Row]:
         homes = [running for running in self.stacks for _ in running.stack.replicas]
+        divergences = [divergence for running in self.stacks for divergence in running.optimizer.guard.divergences()]
+        if all(divergences):  # frozen since: whatever was computed after it is not part of the run
+            self._step = max(divergence.step for divergence in divergences if divergence)
         train_losses = [loss for running in self.stacks for loss in running.take_losses()]
-        val_losses = self.evaluation_losses().mean(1).tolist()
-        return [self._row(*each) for each in zip(homes, self.replicas, train_losses, val_losses, strict=True)]
+        losses = self.evaluation_losses()  # (R, N)
+        measured = zip(homes, self.replicas, divergences, train_losses, losses, strict=True)
+        return [self._row(index, *each) for index, each in enumerate(measured)]
 
-    def _row(self, running: StackInTraining, replica: Replica, train_loss: float, val_loss: float) -> Row:
+    def _row(
+        self, index: int, running: StackInTraining, replica: Replica, divergence: Divergence | None, train_loss: float, losses: torch.Tensor
+    ) -> Row:
         tokens = self._step * self.config.tokens_per_step
-        finite = math.isfinite(train_loss) and math.isfinite(val_loss)
-        units = self.metrics.calculate_metrics(val_loss) if finite else dict.fromkeys(("loss", "perplexity", "bits_per_byte"))
+        val_loss = float(losses.mean())
+        reason = divergence.reason if divergence else None
+        if not (reason or math.isfinite(val_loss)):
+            reason = f"the validation loss was no longer a finite number at step {self._step}"
+        units = dict.fromkeys(("loss", "perplexity", "bits_per_byte")) if reason else self.metrics.calculate_metrics(val_loss)
+        blocks = [float(block.mean()) for block in losses.tensor_split(min(EVALUATION_BLOCKS, len(losses)))]
         return {
             **replica.model_dump(),
-            "status": "diverged" if not finite else "finished" if self._step == self.total_steps else "running",
-            "reason": None if finite else f"the loss was no longer a finite number at step {self._step}",
+            "status": "diverged" if reason else "finished" if self._step == self.total_steps else "running",
+            "reason": reason,
             "step": self._step,
             "tokens": tokens,
             "train_loss": train_loss if math.isfinite(train_loss) else None,
             "val_loss": units["loss"],
             "perplexity": units["perplexity"] if math.isfinite(units["perplexity"] or 0) else None,  # JSON has no infinity
             "bits_per_byte": units["bits_per_byte"],
+            "val_block_losses": None if reason else blocks,
+            "user_metrics": self._measure(index) or None,
+            "diverged_step": divergence.step if divergence else None,
+            "last_loss": divergence.last_loss if divergence else None,
             "train_seconds": running.seconds,
+            "step_seconds": running.seconds / running.step,
             "tokens_per_second": len(running.stack) * tokens / running.seconds,
+            "model_flops_utilisation": self._utilisation(running, len(running.stack) * tokens / running.seconds),
             "peak_memory_bytes": peak_memory_bytes(self.device),
             "stack_size": len(running.stack),
+            "micro_batch": running.micro_batch_size,
         }
+
+    @torch.no_grad()
+    def _measure(self, index: int) -> dict[str, JsonValue]:
+        """What the config's own metrics say of replica `index`."""
+        if not self._user_metrics:
+            return {}
+        model, windows = self.model(index), self._windows.cpu()
+        return {name: float(metric(model, windows)) for name, metric in self._user_metrics.items()}
+
+    def _utilisation(self, running: StackInTraining, tokens_per_second: float) -> float | None:
+        config = self.config
+        parameters = running.stack.model.count_parameters()["non_embedding"] + config.vocab_size * config.hidden_size  # with the head
+        shape = (config.num_layers, config.num_heads, config.head_dim, config.context_length)
+        return model_flops_utilisation(tokens_per_second, parameters, *shape, self._peak_flops)
+
+    @property
+    def steps_done(self) -> float:
+        """Optimizer steps so far, in the mean over replicas: stacks train one after another."""
+        return sum(running.step * len(running.stack) for running in self.stacks) / len(self.replicas)
 
     @property
     def performance_stats(self) -> dict[str, int | float | str | None]:
@@ -179,9 +297,9 @@ class ArchitectureExperiment:
         raise IndexError(f"there are {len(self.replicas)} replicas")
 
     def save_model(self, folder: Path, index: int = 0) -> None:
-        """Write replica `index` and the tokenizer as a folder that Hugging Face's `from_pretrained` opens."""
+        """Write replica `index` and the tokenizer as a folder that Hugging Face's `AutoModelForCausalLM` and `AutoTokenizer` open."""
         self.model(index).save_pretrained(folder)
-        (folder / "tokenizer.json").write_bytes(self.data.corpus.tokenizer_path.read_bytes())
+        save_tokenizer(self.data.corpus.tokenizer_path, self.config.context_length, folder)
 
 
 @dataclass
@@ -192,30 +310,97 @@ class StackInTraining:
     stack: ReplicaStack
     optimizer: ReplicaAdamW
     windows: dict[int, TokenWindows]  # by seed: replicas of one seed read the same batches
+    micro_batch_size: int
+    step: int = 0
     seconds: float = 0.0
-    _losses: list[torch.Tensor] = field(default_factory=list)  # (K,) per step, left on the device
+    _seconds_of_last_step: float = math.inf
+    _loss_sums: torch.Tensor = field(init=False)  # (K,) of the steps with a finite loss since it was last asked, left on the device
+    _loss_counts: torch.Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._loss_sums = torch.zeros(len(self.stack), dtype=torch.float64, device=self.stack.device)
+        self._loss_counts = torch.zeros_like(self._loss_sums)
+
+    def steps_in(self, seconds: float) -> int:
+        """About how many steps take so long, by the last ones; at least one."""
+        return max(1, int(seconds / self._seconds_of_last_step))
 
     def train(self, first: int, last: int) -> None:
         """Take optimizer steps `first` up to `last`, without waiting for the device in between."""
-        micro_batches = self.config.gradient_accumulation_steps
         started = perf_counter()
-        for step in range(first, last):
-            losses = torch.zeros(len(self.stack), device=self.stack.device)
-            for index in range(step * micro_batches, (step + 1) * micro_batches):
-                losses += self.stack.accumulate_gradients(self._batch(index), micro_batches) / micro_batches
-            self.optimizer.step(step)
-            self._losses.append(losses)
+        with self._random_numbers():
+            batch = self._batch(first)
+            for step in range(first, last):
+                following = self._batch(step + 1) if step + 1 < last else batch  # on its way while this step computes
+                self._take(step, batch)
+                batch = following
         synchronize(self.stack.device)
-        self.seconds += perf_counter() - started
+        seconds = perf_counter() - started
+        self.step, self.seconds, self._seconds_of_last_step = last, self.seconds + seconds, seconds / max(1, last - first)
 
-    def _batch(self, index: int) -> torch.Tensor:
-        """Micro-batch `index` of every replica: (K, B, T + 1)."""
-        by_seed = {seed: windows.batch(index) for seed, windows in self.windows.items()}
+    def _take(self, step: int, batch: torch.Tensor) -> None:
+        try:
+            losses = self._accumulate(step, batch)
+        except torch.OutOfMemoryError:
+            if self.config.micro_batch_size != "auto" or self.micro_batch_size == 1:
+                raise
+            self.micro_batch_size = -(-self.micro_batch_size // 2)
+            self.stack.gradients.zero_()
+            torch.cuda.empty_cache()
+            self._take(step, batch)
+            return
+        self._count(losses)
+        self.optimizer.step(step, losses)
+
+    def _accumulate(self, step: int, batch: torch.Tensor) -> torch.Tensor:
+        """The (K,) mean losses of a step's windows (K, W, T + 1), their gradients added micro-batch by micro-batch."""
+        losses = torch.zeros(len(self.stack), device=self.stack.device)
+        for index, part in enumerate(torch.split(batch, self.micro_batch_size, dim=1)):
+            if self.stack.draws:
+                torch.manual_seed((self.stack.replicas[0].seed << 40) + (step << 16) + index)  # the dropout masks: a function of the step
+            share = part.shape[1] / batch.shape[1]
+            losses += self.stack.accumulate_gradients(part, share, self.optimizer.guard.scale) * share
+        return losses
+
+    def _random_numbers(self) -> AbstractContextManager[None]:
+        """Torch's generators as they were, after the block."""
+        devices = [self.stack.device] if self.stack.device.type == "cuda" else []
+        return torch.random.fork_rng(devices, enabled=self.stack.draws)
+
+    def _count(self, losses: torch.Tensor) -> None:
+        counts = torch.isfinite(losses) & self.optimizer.guard.alive
+        self._loss_sums += torch.where(counts, losses, 0)
+        self._loss_counts += counts
+
+    def _batch(self, step: int) -> torch.Tensor:
+        """The windows of a step for every replica: (K, W, T + 1)."""
+        parts = range(step * self.config.gradient_accumulation_steps, (step + 1) * self.config.gradient_accumulation_steps)
+        by_seed = {seed: np.concatenate([windows.batch(part) for part in parts]) for seed, windows in self.windows.items()}
         batch = torch.from_numpy(np.stack([by_seed[replica.seed] for replica in self.stack.replicas]))
-        return batch.to(self.stack.device, non_blocking=True)
+        return batch.pin_memory().to(self.stack.device, non_blocking=True) if self.stack.device.type == "cuda" else batch
 
     def take_losses(self) -> list[float]:
-        """Each replica's mean training loss since this was last asked."""
-        losses: list[float] = torch.stack(self._losses).mean(0).tolist() if self._losses else [math.nan] * len(self.stack)
-        self._losses.clear()
+        """Each replica's mean training loss since this was last asked; NaN where no step had a finite one."""
+        losses: list[float] = (self._loss_sums / self._loss_counts).tolist()
+        self._loss_sums.zero_()
+        self._loss_counts.zero_()
         return losses
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """The tensors that a resumed run needs."""
+        return {"weights": self.stack.weights, "loss_sums": self._loss_sums, "loss_counts": self._loss_counts, **self.optimizer.state()}
+
+    def facts(self) -> dict[str, JsonValue]:
+        """The rest of what it needs, in JSON's types."""
+        return {"replicas": len(self.stack), "step": self.step, "seconds": self.seconds, "micro_batch_size": self.micro_batch_size}
+
+    @torch.no_grad()
+    def load(self, state: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
+        """Take over what `state` and `facts` returned."""
+        self.stack.weights.copy_(state["weights"])
+        self._loss_sums.copy_(state["loss_sums"])
+        self._loss_counts.copy_(state["loss_counts"])
+        self.optimizer.load(state)
+        self.step, self.seconds = facts["step"], facts["seconds"]
+        if self.config.micro_batch_size == "auto":
+            self.micro_batch_size = facts["micro_batch_size"]

@@ -7,12 +7,19 @@ import resource
 import sys
 from contextlib import suppress
 from pathlib import Path
+from statistics import median
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import torch
+import transformers
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from archsweep.training.model import CustomGPT2Model
+
+DECODED_TOKENS = 32  # what decoding is timed over: enough for a median, little beside a sweep's other work
 
 
 class MetricsCalculator:
@@ -46,21 +53,57 @@ class MetricsCalculator:
         }
 
     @staticmethod
-    def calculate_inference_speed(model: CustomGPT2Model, repeats: int = 10) -> dict[str, float]:
-        """Tokens per second of a forward pass over one full window at batch 1: the median of `repeats`."""
-        device = next(model.parameters()).device
-        window = torch.zeros((1, model.config.context_length), dtype=torch.long, device=device)
-        seconds = sorted(_timed_forward(model, window) for _ in range(repeats + 1))
-        return {"prefill_tokens_per_second": model.config.context_length / seconds[len(seconds) // 2]}
+    def calculate_inference_speed(model: CustomGPT2Model, repeats: int = 3) -> dict[str, float]:
+        """Tokens per second at batch 1, each the median of `repeats` after one that is thrown away: "prefill" reads a full window at once,
+        "decode" writes up to 32 tokens greedily after half a window, through the KV cache. `model` is an exported one.
+        """
+        window = torch.zeros((1, model.config.context_length), dtype=torch.long, device=next(model.parameters()).device)
+        prompt = window[:, : model.config.context_length // 2]
+        new_tokens = min(DECODED_TOKENS, window.shape[1] - prompt.shape[1])
+        with torch.inference_mode():
+            rounds = [(_seconds(window, lambda: model(window)), _decoding_seconds(model, prompt, new_tokens)) for _ in range(repeats + 1)]
+        prefill, decode = (median(seconds) for seconds in zip(*rounds[1:], strict=True))
+        return {"prefill_tokens_per_second": window.shape[1] / prefill, "decode_tokens_per_second": new_tokens / decode}
 
 
-def _timed_forward(model: CustomGPT2Model, window: torch.Tensor) -> float:
-    from time import perf_counter
+def model_flops_utilisation(
+    tokens_per_second: float, parameters: int, num_layers: int, num_heads: int, head_dim: int, context_length: int, peak: float | None
+) -> float | None:
+    """The share of `peak` FLOP/s that training's tokens need, by PaLM's formula (arXiv 2204.02311, appendix B): 6 N + 12 L H Q T FLOPs per
+    token. The paper leaves out what a backward pass computes again; None where the peak is not known.
+    """
+    return None if peak is None else tokens_per_second * (6 * parameters + 12 * num_layers * num_heads * head_dim * context_length) / peak
 
+
+def greedy_tokens(model: CustomGPT2Model, prompt: torch.Tensor) -> Iterator[torch.Tensor]:
+    """(1, T) token ids -> the likeliest next token (1, 1), and the next after that, without end.
+
+    A transformers model reads the prompt once and then one token at a time, through its KV cache; any other module reads all of it again.
+    """
+    tokens, cache = prompt, None
+    while True:
+        if isinstance(model.model, transformers.PreTrainedModel):
+            output = model.model(tokens, past_key_values=cache, use_cache=True)
+            logits, cache = output.logits, output.past_key_values
+            tokens = following = logits[:, -1:].argmax(-1)
+        else:
+            following = model(tokens)[:, -1:].argmax(-1)
+            tokens = torch.cat([tokens, following], dim=1)
+        yield following
+
+
+def _decoding_seconds(model: CustomGPT2Model, prompt: torch.Tensor, new_tokens: int) -> float:
+    """Seconds of `new_tokens` tokens after the one that reading the prompt gives."""
+    tokens = greedy_tokens(model, prompt)
+    next(tokens)
+    return _seconds(prompt, lambda: [next(tokens) for _ in range(new_tokens)])
+
+
+def _seconds(on_device: torch.Tensor, compute: Callable[[], object]) -> float:
+    synchronize(on_device.device)
     start = perf_counter()
-    with torch.inference_mode():
-        model(window)
-    synchronize(window.device)
+    compute()
+    synchronize(on_device.device)
     return perf_counter() - start
 
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import platform
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from archsweep.errors import MachineError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+
     from archsweep.config import ExperimentConfig
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+COMPILE_STEPS = 5_000  # of some 10 ms saved each
 
 
 def resolve_device(config: ExperimentConfig) -> torch.device:
@@ -25,7 +31,7 @@ def resolve_device(config: ExperimentConfig) -> torch.device:
     return device
 
 
-def resolve_precision(config: ExperimentConfig, device: torch.device) -> str:
+def resolve_precision(config: ExperimentConfig, device: torch.device) -> Literal["fp32", "bf16", "fp16"]:
     """`auto` is bf16 on a GPU that computes in it, else fp32."""
     if config.precision != "auto":
         return config.precision
@@ -33,8 +39,37 @@ def resolve_precision(config: ExperimentConfig, device: torch.device) -> str:
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    """Matrix products in bfloat16, the rest in float32; the weights stay float32."""
-    return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
+    """Matrix products in 16 bits, the rest in float32; the weights stay float32."""
+    return nullcontext() if precision == "fp32" else torch.autocast(device.type, dtype=DTYPES[precision])
+
+
+def uses_tf32(config: ExperimentConfig, device: torch.device) -> bool:
+    """Whether float32 products round their factors to TF32: allowed, and the GPU (Ampere or later) has it."""
+    return config.allow_tf32 and device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+@contextmanager
+def matmul_precision(config: ExperimentConfig, device: torch.device) -> Iterator[None]:
+    """TF32 as the config has it, for the length of the block; the process's own setting comes back after it."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if uses_tf32(config, device) else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def precision_used(config: ExperimentConfig, device: torch.device) -> Literal["fp32", "tf32", "bf16", "fp16"]:
+    """What matrix products are computed in, for the record: fp32, tf32, bf16 or fp16."""
+    precision = resolve_precision(config, device)
+    return "tf32" if precision == "fp32" and uses_tf32(config, device) else precision
+
+
+def resolve_compile(config: ExperimentConfig, device: torch.device) -> bool:
+    """`auto` compiles a run on a GPU that is long enough to earn back the half minute or so that it takes; never on a CPU."""
+    if config.compile != "auto":
+        return config.compile
+    return device.type == "cuda" and (config.max_tokens or 0) >= COMPILE_STEPS * config.tokens_per_step
 
 
 def device_name(device: torch.device) -> str:

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+import transformers
+from torch import Tensor, nn
 from torch.func import functional_call
 
+from archsweep.training.loss import losses, weighted_losses
 from archsweep.training.model import FOLDED_ATTENTION, CustomGPT2Model
-from archsweep.training.precision import autocast, resolve_precision
+from archsweep.training.precision import DTYPES, autocast, resolve_compile, resolve_precision
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +21,21 @@ if TYPE_CHECKING:
 
 SMALL_OPERATION = 40_000  # elements of one layer's activations
 LARGEST_CPU_STACK = 6
+
+
+_PLAIN_HEADS = ("gpt2", "llama", "gpt_neox")  # logits are the last hidden states times the head, and nothing else
+
+
+class _Body(nn.Module):
+    """A Hugging Face model without its head, under the same parameter names."""
+
+    def __init__(self, model: transformers.PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        hidden: Tensor = self.model.base_model(input_ids).last_hidden_state
+        return hidden
 
 
 class ReplicaStack:
@@ -32,6 +49,8 @@ class ReplicaStack:
         self.replicas = tuple(replicas)
         self.device = device
         self.precision = resolve_precision(config, device)
+        overrides = config.model_overrides.items()
+        self.draws = bool(config.dropout or ":" in config.family or any("drop" in name and value for name, value in overrides))
         self.model = CustomGPT2Model.from_config(config, seed=replicas[0].seed).to(device)
         self.model.model.set_attn_implementation(FOLDED_ATTENTION)
         if config.gradient_checkpointing:
@@ -50,7 +69,8 @@ class ReplicaStack:
 
         self._parameters = self._bind()
         self._gradient_views = self._views(self.gradients)
-        self._logits = torch.compile(self._forward) if config.compile else self._forward
+        self._body, self._head = self._cut()
+        self._outputs = torch.compile(self._forward) if resolve_compile(config, device) else self._forward
 
     def __len__(self) -> int:
         return len(self.replicas)
@@ -75,43 +95,70 @@ class ReplicaStack:
             own[name].data = view[0]
         return [own[name] for name in self._names]
 
+    def _cut(self) -> tuple[nn.Module, Tensor | None]:
+        """The model up to the hidden states, and its head's weights; the whole model and None where the head is no plain product."""
+        model = self.model.model
+        head = model.get_output_embeddings() if isinstance(model, transformers.PreTrainedModel) else None
+        if not isinstance(head, nn.Linear) or head.bias is not None or self.model.config.family not in _PLAIN_HEADS:
+            return self.model, None
+        name = next(name for name, parameter in self.model.named_parameters() if parameter is head.weight)
+        return _Body(model), self._parameters[self._names.index(name)]
+
     def _forward(self, inputs: Tensor) -> Tensor:
-        """(K, B, T) token ids -> (K, B, T, V) logits."""
+        """(K, B, T) token ids -> (K, B, T, D) hidden states, or (K, B, T, V) logits where the model was not cut."""
         if len(self) == 1:
-            alone: Tensor = self.model(inputs[0])
+            alone: Tensor = self._body(inputs[0])
             return alone.unsqueeze(0)
         stacked = dict(zip(self._names, self._parameters, strict=True))
         # Each replica draws its own dropout masks.
-        fused = torch.vmap(lambda weights, tokens: functional_call(self.model, weights, (tokens,)), randomness="different")
-        logits: Tensor = fused(stacked, inputs)
-        return logits
+        fused = torch.vmap(lambda weights, tokens: functional_call(self._body, weights, (tokens,)), randomness="different")
+        outputs: Tensor = fused(stacked, inputs)
+        return outputs
 
-    def losses(self, windows: Tensor) -> Tensor:
-        """(K, B, T + 1) tokens -> (K, B) mean loss of each window's T predictions, in nats per token."""
+    def _run(self, windows: Tensor) -> tuple[Tensor, Tensor]:
+        """(K, B, T + 1) tokens -> ((K, B * T, D or V) outputs, (K, B * T) targets)."""
         with autocast(self.precision, self.device):
-            logits = self._logits(windows[..., :-1])
-        targets = windows[..., 1:]
-        each = F.cross_entropy(logits.float().flatten(0, -2), targets.flatten(), reduction="none")
-        return each.view(targets.shape).mean(-1)
+            outputs = self._outputs(windows[..., :-1])
+        return outputs.flatten(1, 2), windows[..., 1:].flatten(1)
 
-    def accumulate_gradients(self, windows: Tensor, micro_batches: int) -> Tensor:
-        """Add one micro-batch's share of the mean gradient to `gradients`; returns the (K,) losses."""
-        losses = self.losses(windows).mean(-1)
+    def accumulate_gradients(self, windows: Tensor, share: float, scale: Tensor | None = None) -> Tensor:
+        """(K, B, T + 1) tokens -> (K,) mean losses in nats per token; adds `share` (and each replica's loss `scale`) times the gradients of
+        the losses to `gradients`."""
+        outputs, targets = self._run(windows)
+        weight = torch.full((len(self),), share / targets.shape[1], device=self.device)
+        if scale is not None:
+            weight = weight * scale
         # The sum over replicas keeps their gradients apart: no weight is in two of the terms.
-        found = torch.autograd.grad(losses.sum() / micro_batches, self._parameters)
+        if self._head is None:
+            each = F.cross_entropy(outputs.flatten(0, 1).float(), targets.flatten(), reduction="none").view(targets.shape)
+            objective = (each * weight[:, None]).sum()
+        else:
+            objective, each = weighted_losses(outputs, self._stacked(self._head), targets, weight, DTYPES[self.precision])
+        found = torch.autograd.grad(objective, self._parameters)
         with torch.no_grad():
             torch._foreach_add_(
                 self._gradient_views, [gradient.view_as(view) for gradient, view in zip(found, self._gradient_views, strict=True)]
             )
-        return losses.detach()
+        return each.detach().mean(-1)
+
+    def _stacked(self, head: Tensor) -> Tensor:
+        return head.unsqueeze(0) if len(self) == 1 else head
 
     @torch.inference_mode()
     def evaluate(self, windows: Tensor, batch_size: int) -> Tensor:
-        """(N, T + 1) evaluation windows, the same for every replica -> (K, N) losses per window."""
+        """(N, T + 1) evaluation windows, the same for every replica -> (K, N) mean losses of their T predictions, in nats per token."""
         self.model.eval()
-        batches = [self.losses(batch.expand(len(self), *batch.shape)) for batch in torch.split(windows, batch_size)]
+        found = [self._evaluate(batch.expand(len(self), *batch.shape)) for batch in torch.split(windows, batch_size)]
         self.model.train()
-        return torch.cat(batches, dim=1)
+        return torch.cat(found, dim=1)
+
+    def _evaluate(self, windows: Tensor) -> Tensor:
+        outputs, targets = self._run(windows)
+        if self._head is None:
+            each = F.cross_entropy(outputs.flatten(0, 1).float(), targets.flatten(), reduction="none")
+        else:
+            each = losses(outputs, self._stacked(self._head), targets, DTYPES[self.precision])
+        return each.view(len(self), windows.shape[1], -1).mean(-1)
 
     def extract(self, index: int) -> CustomGPT2Model:
         """Replica `index` as a model of its own, on the CPU, with transformers' usual attention."""

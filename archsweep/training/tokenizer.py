@@ -13,6 +13,7 @@ from archsweep.training.corpus import ask_hub, existing, first_line, is_local, p
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     import numpy.typing as npt
 
@@ -97,6 +98,15 @@ def encode(tokenizer: Tokenizer, texts: Sequence[str], dtype: type[np.unsignedin
         encodings = tokenizer.encode_batch_fast(chunk, add_special_tokens=False)
         parts.append(np.fromiter(chain.from_iterable((*encoding.ids, end) for encoding in encodings), dtype))
     return np.concatenate(parts)
+
+
+def save_tokenizer(path: Path, context_length: int, folder: Path) -> None:
+    """Write the tokenizer.json at `path` as Hugging Face's AutoTokenizer reads it, with its end of text and the longest input."""
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer.from_file(str(path))
+    end = next((name for name in _ENDS if tokenizer.token_to_id(name) is not None), None)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=end, model_max_length=context_length).save_pretrained(folder)
 
 
 def _chunks(texts: Sequence[str]) -> Iterator[list[str]]:

@@ -91,7 +91,7 @@ def test_costs_are_the_plans_and_flops_count_the_tokens_that_were_seen(tmp_path:
 
 def test_config_fields_are_columns_and_compound_ones_are_json(tmp_path: Path) -> None:
     first = read.load(sweep(tmp_path)).iloc[0]
-    assert (first["num_layers"], first["context_length"], first["compile"], first["betas"]) == (4, 64, False, "[0.9, 0.95]")
+    assert (first["num_layers"], first["context_length"], first["compile"], first["betas"]) == (4, 64, "auto", "[0.9, 0.95]")
 
 
 def test_a_trial_without_an_outcome_is_unfinished_and_says_how_far_it_came(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,11 +37,14 @@ class Watch:
     def trial_began(self, trial: Trial) -> None:
         self.order.append(trial.id)
 
-    def trial_reported(self, trial: Trial, step: int, loss: float) -> None:
+    def trial_noted(self, trial: Trial, notes: list[str]) -> None:
+        assert not notes
+
+    def trial_reported(self, trial: Trial, step: float) -> None:
         self.open_doors |= listening_beyond_loopback()
         self.environment = dict(os.environ)
 
-    def trial_finished(self, trial: Trial, loss: float) -> None: ...
+    def trial_finished(self, trial: Trial, loss: float, reason: str | None) -> None: ...
 
     def trial_failed(self, trial: Trial, reason: str, details: Path) -> None:
         raise AssertionError(reason)
@@ -64,7 +68,7 @@ def seen(tiny_plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> tuple[Wat
     before, watch = listening_beyond_loopback(), Watch()
     ids = {trial.id: prepare(trial.config).id for trial in tiny_plan.trials}
     recorder = Recorder(tmp_path_factory.mktemp("sweep"), watch)  # type: ignore[arg-type]
-    frame = ray_tune.run(tiny_plan.trials, ids, recorder, num_cpus=1, num_gpus=1)
+    frame = ray_tune.run(tiny_plan.trials, ids, recorder, threading.Event(), num_cpus=1, num_gpus=1)
     return watch, frame, before
 
 

@@ -93,8 +93,8 @@ def test_a_step_clears_the_gradients() -> None:
 def test_micro_batches_add_up_to_the_gradient_of_the_whole_batch() -> None:
     whole, parts = stack_of(CONSTANT), stack_of(CONSTANT)
     windows = torch.randint(257, (3, 8, 9))
-    losses = whole.accumulate_gradients(windows, micro_batches=1)
-    halves = [parts.accumulate_gradients(half, micro_batches=2) for half in windows.split(4, dim=1)]
+    losses = whole.accumulate_gradients(windows, share=1.0)
+    halves = [parts.accumulate_gradients(half, share=0.5) for half in windows.split(4, dim=1)]
     torch.testing.assert_close(torch.stack(halves).mean(0), losses)
     torch.testing.assert_close(parts.gradients, whole.gradients, rtol=1e-4, atol=1e-7)
 
