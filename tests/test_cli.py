@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -101,9 +102,9 @@ def readme_commands() -> list[str]:
 
 @pytest.mark.parametrize("command", readme_commands())
 def test_every_command_in_the_readme_is_understood(command: str) -> None:
-    words = command.split()[3:]
+    words = shlex.split(command)[3:]
     understood, *_ = cli.app.parse_args(words, exit_on_error=False, print_error=False)
-    assert understood.__name__ == (words[0] if words[0] in ("plan", "report", "spaces", "train") else "sweep")
+    assert understood.__name__ == (words[0] if words[0] in ("export", "plan", "report", "spaces", "train") else "sweep")
 
 
 def test_the_command_in_a_report_asks_the_same_question() -> None:
