@@ -52,7 +52,7 @@ class ExperimentConfig(BaseModel):
     experiment_name: str = "experiment"
 
     # The architecture.
-    family: Literal["gpt2", "llama"] = "gpt2"
+    family: str = "gpt2"
     num_layers: int = Field(6, ge=1)
     num_heads: int = Field(4, ge=1)
     head_dim: int = Field(64, ge=1)
@@ -135,11 +135,18 @@ class ExperimentConfig(BaseModel):
             raise ValueError("must be 1 to 64 letters, digits, '.', '_' or '-', and begin with a letter or digit; it names a folder")
         return name
 
+    @field_validator("family")
+    @classmethod
+    def _family_is_known_or_a_function(cls, family: str) -> str:
+        if family not in FAMILIES and not re.fullmatch(FUNCTION_PATTERN, family):
+            raise ValueError(f"must be {', '.join(FAMILIES)} or package.module:function, which builds the model")
+        return family
+
     @field_validator("dataset")
     @classmethod
     def _dataset_has_a_known_form(cls, dataset: str) -> str:
-        if not re.fullmatch(DATASET_PATTERN, dataset):
-            raise ValueError("must be stdlib, text:PATH_OR_GLOB or hf:NAME[:CONFIG[:SPLIT]]")
+        if not re.fullmatch(f"{DATASET_PATTERN}|{FUNCTION_PATTERN}", dataset):
+            raise ValueError("must be stdlib, text:PATH_OR_GLOB, hf:NAME[:CONFIG[:SPLIT]] or package.module:function, giving the texts")
         return dataset
 
     @field_validator("tokenizer")
@@ -196,8 +203,10 @@ class ExperimentConfig(BaseModel):
                 f"hidden_size must be num_heads * head_dim, got {self.hidden_size} and {self.num_heads} * {self.head_dim}. "
                 "Leave one of hidden_size and head_dim out."
             )
-        elif self.family == "llama" and self.head_dim % 2:
-            yield f"head_dim must be even for rotary positions (family llama), got {self.head_dim}. Use {self.head_dim + 1}."
+        elif self.family in ("llama", "gpt_neox") and self.head_dim % 2:
+            yield f"head_dim must be even for rotary positions (family {self.family}), got {self.head_dim}. Use {self.head_dim + 1}."
+        if self.gradient_checkpointing and self.family not in FAMILIES:
+            yield f"gradient_checkpointing needs one of the families {', '.join(FAMILIES)}, got {self.family}. Leave it out."
         if self.max_tokens is not None and self.num_epochs > max(1, self.max_tokens // self.tokens_per_step):
             steps = self.max_tokens // self.tokens_per_step
             yield f"num_epochs must be at most the steps that max_tokens makes, {steps}, got {self.num_epochs}: each is a part of them."
@@ -263,8 +272,13 @@ class ExperimentConfig(BaseModel):
         return config
 
     def get_model_config_dict(self) -> dict[str, Any]:
-        """The arguments of the family's Hugging Face config class; `model_overrides` have the last word."""
-        return _HUGGING_FACE_NAMES[self.family](self) | self.model_overrides
+        """The arguments of the family's Hugging Face config class; `model_overrides` have the last word.
+
+        A family of one's own gets the overrides alone.
+        """
+        names = _HUGGING_FACE_NAMES.get(self.family, {})
+        sizes = {argument: getattr(self, field) for field, arguments in names.items() for argument in arguments}
+        return sizes | _CONSTANTS.get(self.family, {}) | self.model_overrides
 
 
 def label(variant: Mapping[str, Any]) -> str:
@@ -272,38 +286,48 @@ def label(variant: Mapping[str, Any]) -> str:
     return " ".join(f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in variant.items())
 
 
-def _gpt2(config: ExperimentConfig) -> dict[str, Any]:
-    return {
-        "n_layer": config.num_layers,
-        "n_head": config.num_heads,
-        "n_embd": config.hidden_size,
-        "n_inner": config.ffn_size,
-        "n_positions": config.context_length,
-        "vocab_size": config.vocab_size,
-        # GPT-2's GELU by its tanh approximation, in one kernel instead of the eight of "gelu_new".
-        "activation_function": "gelu_pytorch_tanh",
-        "resid_pdrop": config.dropout,
-        "embd_pdrop": config.dropout,
-        "attn_pdrop": config.dropout,
-    }
-
-
-def _llama(config: ExperimentConfig) -> dict[str, Any]:
-    return {
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads,
-        "num_key_value_heads": config.num_heads,
-        "head_dim": config.head_dim,
-        "hidden_size": config.hidden_size,
-        "intermediate_size": config.ffn_size,
-        "max_position_embeddings": config.context_length,
-        "vocab_size": config.vocab_size,
-        "attention_dropout": config.dropout,
+# Our field -> the argument, or arguments, of the family's Hugging Face config class.
+_HUGGING_FACE_NAMES: dict[str, dict[str, tuple[str, ...]]] = {
+    "gpt2": {
+        "num_layers": ("n_layer",),
+        "num_heads": ("n_head",),
+        "hidden_size": ("n_embd",),
+        "ffn_size": ("n_inner",),
+        "context_length": ("n_positions",),
+        "vocab_size": ("vocab_size",),
+        "dropout": ("resid_pdrop", "embd_pdrop", "attn_pdrop"),
+    },
+    "llama": {
+        "num_layers": ("num_hidden_layers",),
+        "num_heads": ("num_attention_heads", "num_key_value_heads"),
+        "head_dim": ("head_dim",),
+        "hidden_size": ("hidden_size",),
+        "ffn_size": ("intermediate_size",),
+        "context_length": ("max_position_embeddings",),
+        "vocab_size": ("vocab_size",),
+        "dropout": ("attention_dropout",),
+    },
+    "gpt_neox": {
+        "num_layers": ("num_hidden_layers",),
+        "num_heads": ("num_attention_heads",),
+        "hidden_size": ("hidden_size",),
+        "ffn_size": ("intermediate_size",),
+        "context_length": ("max_position_embeddings",),
+        "vocab_size": ("vocab_size",),
+        "dropout": ("attention_dropout", "hidden_dropout"),
+    },
+}
+FAMILIES = tuple(_HUGGING_FACE_NAMES)
+_CONSTANTS: dict[str, dict[str, Any]] = {
+    # GPT-2's GELU by its tanh approximation, in one kernel instead of the eight of "gelu_new".
+    "gpt2": {"activation_function": "gelu_pytorch_tanh"},
+    "llama": {"tie_word_embeddings": False},
+    # A quarter of a small head would be too little to tell positions by.
+    "gpt_neox": {
         "tie_word_embeddings": False,
-    }
-
-
-_HUGGING_FACE_NAMES = {"gpt2": _gpt2, "llama": _llama}
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 1.0},
+    },
+}
 
 
 def _explain(error: ValidationError, fields: dict[str, Any]) -> str:

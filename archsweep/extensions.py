@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from archsweep.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from torch import nn
 
     from archsweep.config import ExperimentConfig
 
@@ -28,6 +30,40 @@ def load(name: str) -> Callable[..., Any]:
         raise ConfigError(f"{name}: {module_name} has no function {function_name}: {nearest(function_name, functions)}")
     function: Callable[..., Any] = found
     return function
+
+
+class Counts(NamedTuple):
+    """The weights of a model by their use, tied ones once."""
+
+    total: int
+    non_embedding: int  # neither embeddings nor head
+    matrices: int  # in matrix products, the head's among them
+
+
+def count(config: ExperimentConfig) -> Counts:
+    """The weights of the config's own family, built without memory on torch's meta device."""
+    import torch
+
+    with torch.device("meta"):
+        return count_weights(load(config.family)(config), config.vocab_size)
+
+
+def count_weights(model: nn.Module, vocab_size: int) -> Counts:
+    """The weights of any module: embeddings are its `nn.Embedding`s, heads the `nn.Linear`s with `vocab_size` outputs."""
+    from torch import nn
+
+    weights = {id(weight): weight.numel() for weight in model.parameters()}
+    matrices = {id(weight) for weight in model.parameters() if weight.ndim >= 2}
+    embeddings = {id(weight) for module in model.modules() if isinstance(module, nn.Embedding) for weight in module.parameters()}
+    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    heads = [module for module in linears if module.out_features == vocab_size]
+    outside = embeddings | {id(weight) for head in heads for weight in head.parameters()}
+    products = (matrices - embeddings) | {id(head.weight) for head in heads}
+    return Counts(
+        total=sum(weights.values()),
+        non_embedding=sum(size for name, size in weights.items() if name not in outside),
+        matrices=sum(weights[name] for name in products),
+    )
 
 
 def user_metrics(config: ExperimentConfig) -> dict[str, Callable[..., Any]]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from archsweep.atomic import must_be_writable
-from archsweep.config import NAME_PATTERN, label
+from archsweep.config import FAMILIES, NAME_PATTERN, label
 from archsweep.errors import ConfigError, MachineError, RecordError, SpaceError, nearest
 from archsweep.planning import find
 from archsweep.planning.plan import Plan, make_plan
@@ -221,7 +221,8 @@ def _check_overrides(plan: Plan) -> None:
         from archsweep.training.model import hugging_face_config
 
         for trial in plan.trials:
-            hugging_face_config(trial.config)
+            if trial.config.family in FAMILIES:
+                hugging_face_config(trial.config)
 
 
 def train_one(config: ExperimentConfig, folder: Path, cache_dir: Path | None, say: Callable[[str], object]) -> Path:

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
+import archsweep
 from archsweep import extensions
-from archsweep.config import ExperimentConfig
-from archsweep.errors import ConfigError
+from archsweep.config import ExperimentConfig, Replica
+from archsweep.errors import ConfigError, DataError
+from archsweep.planning.cost import cost
+from archsweep.planning.plan import make_plan
+from archsweep.space import Budget, Choice, Space
+from archsweep.training.corpus import identify
 from archsweep.training.experiment import ArchitectureExperiment
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-METRIC = """
-def accuracy(model, windows):
-    predicted = model(windows[:, :-1]).argmax(-1)
-    return (predicted == windows[:, 1:]).float().mean()
-"""
+DOCUMENT = Path(archsweep.__file__).parents[1] / "docs" / "extending.md"
 
 
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "own_things.py").write_text(METRIC)
+    """A folder with the modules that docs/extending.md shows."""
+    for name, code in re.findall(r"```python\n# (\w+\.py)\n(.*?)```", DOCUMENT.read_text(), flags=re.DOTALL):
+        (tmp_path / name).write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     return tmp_path
 
@@ -32,8 +40,8 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("own_thing:accuracy", "No module named 'own_thing'.*PYTHONPATH"),
-        ("own_things:acuracy", "own_things has no function acuracy: did you mean accuracy?"),
+        ("own_metrics:accuracy", "No module named 'own_metrics'.*PYTHONPATH"),
+        ("own_metric:acuracy", "own_metric has no function acuracy: did you mean accuracy?"),
     ],
 )
 def test_what_is_not_there_is_said(name: str, message: str) -> None:
@@ -46,10 +54,67 @@ def test_two_metrics_of_one_name_are_refused() -> None:
         extensions.user_metrics(ExperimentConfig(metrics=("a:mean", "b:mean")))
 
 
-def test_a_metric_of_ones_own_is_measured_at_every_evaluation(tiny_config: ExperimentConfig, own: Path) -> None:
-    config = tiny_config.copy(metrics=("own_things:accuracy",))
-    experiment = ArchitectureExperiment(config, cache_dir=own / "cache", output_dir=own / "out")
+def trained(config: ExperimentConfig, own: Path, replicas: tuple[Replica, ...] | None = None) -> list[list[dict[str, Any]]]:
+    experiment = ArchitectureExperiment(config, replicas, cache_dir=own / "cache", output_dir=own / "out")
     experiment.setup()
-    found = [rows[0]["user_metrics"] for rows in experiment.evaluations()]
+    rows = list(experiment.evaluations())
+    experiment.save_model(own / "out" / "model")
+    return rows
+
+
+def test_a_metric_of_ones_own_is_measured_at_every_evaluation(tiny_config: ExperimentConfig, own: Path) -> None:
+    found = [rows[0]["user_metrics"] for rows in trained(tiny_config.copy(metrics=("own_metric:accuracy",)), own)]
     assert len(found) == 2
-    assert all(isinstance(each, dict) and 0 < each["accuracy"] < 1 for each in found)
+    assert all(0 < each["accuracy"] < 1 for each in found)
+
+
+def test_a_text_of_ones_own_is_trained_on_and_named_by_its_content(tiny_config: ExperimentConfig, own: Path) -> None:
+    rows = trained(tiny_config.copy(dataset="own_text:documents"), own)
+    assert rows[-1][0]["status"] == "finished"
+    before = identify("own_text:documents")
+    (own / "other_text.py").write_text("def documents():\n    yield 'a'\n    yield 3\n")
+    with pytest.raises(DataError, match=r"other_text:documents must give texts \(str\), got int"):
+        identify("other_text:documents")
+    (own / "same_text.py").write_text((own / "own_text.py").read_text())
+    assert identify("same_text:documents") == before
+
+
+def test_a_model_of_ones_own_trains_in_a_stack_as_it_does_alone_and_is_counted_and_kept(tiny_config: ExperimentConfig, own: Path) -> None:
+    config = tiny_config.copy(family="own_model:build", num_layers=2)
+    replicas = tuple(Replica(seed=seed, learning_rate=1e-2, weight_decay=0.1) for seed in range(2))
+    stacked, alone = trained(config, own, replicas), trained(config, own, replicas[:1])
+    for number in range(2):
+        assert stacked[number][0]["val_loss"] == pytest.approx(alone[number][0]["val_loss"], rel=1e-5)
+    assert stacked[1][0]["val_loss"] < stacked[0][0]["val_loss"] < math.log(300)
+
+    width = 16
+    blocks = 2 * (width * width + width)
+    price = cost(config)
+    assert (price.parameters, price.non_embedding_parameters) == (blocks + 2 * 300 * width, blocks)
+    assert price.flops_per_token == 3 * (2 * (2 * width * width + 300 * width) + 4 * 2 * 16 * width)  # with GPT-2's attention
+    weights = load_file(own / "out" / "model" / "model.safetensors")
+    assert weights["layers.1.weight"].shape == (width, width)
+    assert ExperimentConfig.load(own / "out" / "model" / "config.json") == config
+
+
+def test_a_budget_is_solved_for_a_model_of_ones_own(tiny_config: ExperimentConfig, own: Path) -> None:
+    base = tiny_config.copy(family="own_model:build")
+    space = Space(base=base, compare={"num_layers": Choice(1, 4)}, budget=Budget("non_embedding_parameters", 5_000, tolerance=0.1))
+    plan = make_plan("own", "?", space, "corpus")
+    found = [trial.cost.non_embedding_parameters for trial in plan.trials]
+    assert all(4_500 <= count <= 5_500 for count in found)
+
+
+@pytest.mark.slow
+def test_workers_of_ray_find_the_modules_too(tiny_config: ExperimentConfig, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny_config.copy(family="own_model:build", dataset="own_text:documents", metrics=("own_metric:accuracy",))
+    plan = make_plan("own", "?", Space(base=config, compare={"num_layers": Choice(1)}, repeat=2), identify(config.dataset))
+    script = "import sys; from pathlib import Path; from rich.console import Console; from archsweep import pipeline; "
+    script += "from archsweep.planning.plan import Plan; "
+    script += "pipeline.run(Plan.load('plan.json'), Path('sweep'), pipeline.Machine(num_cpus=1, num_gpus=0), Console())"
+    plan.save(own / "plan.json")
+    environment = os.environ | {"PYTHONPATH": str(DOCUMENT.parents[1]), "ARCHSWEEP_CACHE": str(own / "cache")}
+    subprocess.run([sys.executable, "-c", script], cwd=own, env=environment, check=True)
+    results = archsweep.load(own / "sweep")
+    assert results.status.tolist() == ["finished"] * 2
+    assert all(0 <= json.loads(each)["accuracy"] < 1 for each in results.user_metrics)

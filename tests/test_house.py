@@ -26,8 +26,8 @@ ROOMS = {
     "errors": (set(), set()),
     "config": ({"atomic", "errors"}, {"pydantic"}),
     "space": ({"errors", "config"}, {"pydantic"}),
-    "extensions": ({"errors", "config"}, set()),
-    "planning": (FOUNDATION | {"planning"}, {"pydantic", "rich"}),
+    "extensions": ({"errors", "config"}, {"torch"}),
+    "planning": (FOUNDATION | {"extensions", "planning"}, {"pydantic", "rich"}),
     "training": (
         {"atomic", "errors", "config", "extensions", "training"},
         {"pydantic", "safetensors", "pynvml", "torch", "transformers", "datasets", "tokenizers", "numpy", "pyarrow", "huggingface_hub"},

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
+from archsweep.extensions import Counts
+from archsweep.extensions import count as count_own
+
 if TYPE_CHECKING:
     from archsweep.config import ExperimentConfig
     from archsweep.space import BudgetKind
@@ -74,15 +77,12 @@ def cost(config: ExperimentConfig) -> Cost:
 
 def parameters(config: ExperimentConfig) -> int:
     """All trained weights, tied ones once."""
-    sizes = _sizes(config)
-    matrices_of_the_vocabulary = 1 if sizes.tied else 2
-    return non_embedding_parameters(config) + sizes.hidden * (matrices_of_the_vocabulary * sizes.vocab + sizes.positions)
+    return _counts(config).total
 
 
 def non_embedding_parameters(config: ExperimentConfig) -> int:
     """Weights of the blocks and the final norm: neither token nor position embeddings nor head."""
-    sizes = _sizes(config)
-    return sizes.num_layers * (sizes.layer.matrices + sizes.layer.others) + sizes.final_norm
+    return _counts(config).non_embedding
 
 
 def count(config: ExperimentConfig, kind: BudgetKind) -> int:
@@ -96,9 +96,8 @@ def flops_per_token(config: ExperimentConfig) -> int:
     The head counts, embedding look-ups do not. Attention counts over the whole window, as if it had no causal mask.
     """
     sizes = _sizes(config)
-    weights = sizes.num_layers * sizes.layer.matrices + sizes.vocab * sizes.hidden
     attention = 4 * sizes.num_layers * config.context_length * sizes.layer.attention_width  # scores, and their product with the values
-    return 3 * (2 * weights + attention)
+    return 3 * (2 * _counts(config).matrices + attention)
 
 
 def memory_bytes(config: ExperimentConfig) -> int:
@@ -116,8 +115,21 @@ def _activation_bytes_per_token(config: ExperimentConfig) -> int:
     return activations + LOGIT_BYTES * sizes.vocab
 
 
+def _counts(config: ExperimentConfig) -> Counts:
+    if config.family not in _FAMILIES:
+        return count_own(config)
+    sizes = _sizes(config)
+    blocks = sizes.num_layers * (sizes.layer.matrices + sizes.layer.others) + sizes.final_norm
+    vocabulary = sizes.vocab * sizes.hidden
+    embeddings = (1 if sizes.tied else 2) * vocabulary + sizes.positions * sizes.hidden
+    return Counts(blocks + embeddings, blocks, sizes.num_layers * sizes.layer.matrices + vocabulary)
+
+
 def _sizes(config: ExperimentConfig) -> _Sizes:
-    return _FAMILIES[config.family](config.get_model_config_dict())
+    """A family of one's own has its weights counted; its activations are taken for those of a GPT-2 of its sizes."""
+    if config.family in _FAMILIES:
+        return _FAMILIES[config.family](config.get_model_config_dict())
+    return _gpt2(config.copy(family="gpt2", model_overrides={}).get_model_config_dict())
 
 
 def _gpt2(model: dict[str, Any]) -> _Sizes:
@@ -150,4 +162,17 @@ def _llama(model: dict[str, Any]) -> _Sizes:
     return _Sizes(model["num_hidden_layers"], d, model["vocab_size"], 0, d, model["tie_word_embeddings"], layer)
 
 
-_FAMILIES = {"gpt2": _gpt2, "llama": _llama}
+def _gpt_neox(model: dict[str, Any]) -> _Sizes:
+    """GPTNeoXForCausalLM: biases everywhere (of attention unless an override leaves them out), LayerNorm, rotary positions."""
+    d, f = model["hidden_size"], model["intermediate_size"]
+    layer = _Layer(
+        matrices=4 * d * d + 2 * d * f,
+        others=4 * d * bool(model.get("attention_bias", True)) + (f + d) + 4 * d,
+        attention_width=d,
+        kept_full=2 * d,
+        kept_low=9 * d + 2 * f,
+    )
+    return _Sizes(model["num_hidden_layers"], d, model["vocab_size"], 0, 2 * d, model["tie_word_embeddings"], layer)
+
+
+_FAMILIES = {"gpt2": _gpt2, "llama": _llama, "gpt_neox": _gpt_neox}

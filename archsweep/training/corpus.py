@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from archsweep.errors import DataError, MachineError
+from archsweep.extensions import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -38,11 +39,30 @@ def identify(dataset: str, tokenizer: str = "bpe") -> str:
 
     A hub's dataset is named by its specification alone. Raises DataError and MachineError as `documents` does for missing files.
     """
-    files = _files(dataset)
-    content: list[object] = [dataset] if files is None else [[file.name, _sha256(file.path)] for file in files]
+    if _is_function(dataset):
+        content: list[object] = [hashlib.sha256(text.encode()).hexdigest() for text in documents(dataset)]
+    else:
+        content = _content(dataset)
     if is_local(tokenizer):
         content.append(_sha256(existing(tokenizer)))
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
+
+
+def _content(dataset: str) -> list[object]:
+    files = _files(dataset)
+    return [dataset] if files is None else [[file.name, _sha256(file.path)] for file in files]
+
+
+def _is_function(dataset: str) -> bool:
+    return dataset != "stdlib" and not dataset.startswith(("text:", "hf:"))
+
+
+def _own_texts(dataset: str) -> Iterator[str]:
+    """What the user's function gives. Raises DataError for a document that is no text."""
+    for text in load(dataset)():
+        if not isinstance(text, str):
+            raise DataError(f"{dataset} must give texts (str), got {type(text).__name__}.")
+        yield text
 
 
 def documents(dataset: str, max_bytes: int = HUB_BYTES) -> Iterator[str]:
@@ -53,9 +73,11 @@ def documents(dataset: str, max_bytes: int = HUB_BYTES) -> Iterator[str]:
     if dataset.startswith("hf:"):
         yield from first_documents(_open_stream(dataset), max_bytes, dataset)
         return
-    files = _files(dataset) or []
-    if dataset == "stdlib":
-        texts: Iterable[str] = _library_texts(files)
+    files = [] if _is_function(dataset) else _files(dataset) or []
+    if _is_function(dataset):
+        texts: Iterable[str] = _own_texts(dataset)
+    elif dataset == "stdlib":
+        texts = _library_texts(files)
     elif len(files) == 1 and files[0].path.suffix == ".txt":
         texts = _BLANK_LINES.split(_text(files[0].path))
     else:

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 import torch.nn.functional as F
 import transformers
+from safetensors.torch import save_model
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from archsweep.errors import ConfigError, nearest
+from archsweep.extensions import count_weights, load
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,17 +26,23 @@ FOLDED_ATTENTION = "archsweep_folded"
 _CLASSES = {
     "gpt2": (transformers.GPT2Config, transformers.GPT2LMHeadModel),
     "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
+    "gpt_neox": (transformers.GPTNeoXConfig, transformers.GPTNeoXForCausalLM),
 }
 
 
 class CustomGPT2Model(nn.Module):
-    """The Hugging Face model of a config, in `.model`; `forward` maps (B, T) token ids to (B, T, vocab_size) logits."""
+    """The Hugging Face model of a config, or its own family's module, in `.model`; `forward` maps (B, T) token ids to (B, T, vocab_size)
+    logits."""
 
     def __init__(self, config: ExperimentConfig) -> None:
         super().__init__()
         self.config = config
+        self.model: Any  # a transformers.PreTrainedModel, or whatever module a function of the user's has built
+        if config.family not in _CLASSES:
+            self.model = load(config.family)(config)
+            return
         _, build = _CLASSES[config.family]
-        self.model: transformers.PreTrainedModel = build(hugging_face_config(config))
+        self.model = build(hugging_face_config(config))
         self.model.config.use_cache = False
 
     @classmethod
@@ -47,11 +55,15 @@ class CustomGPT2Model(nn.Module):
             return cls(config)
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        logits: Tensor = self.model(input_ids).logits
+        output = self.model(input_ids)
+        logits: Tensor = output if isinstance(output, Tensor) else output.logits
         return logits
 
     def count_parameters(self) -> dict[str, int]:
         """Trained weights, tied ones once: "total", and "non_embedding" (blocks and final norm; no embeddings, no head)."""
+        if not isinstance(self.model, transformers.PreTrainedModel):
+            counts = count_weights(self.model, self.config.vocab_size)
+            return {"total": counts.total, "non_embedding": counts.non_embedding}
         total = sum(parameter.numel() for parameter in self.parameters())
         embeddings = {id(parameter): parameter.numel() for module in self._embeddings() for parameter in module.parameters()}
         return {"total": total, "non_embedding": total - sum(embeddings.values())}
@@ -76,12 +88,16 @@ class CustomGPT2Model(nn.Module):
         }
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write the weights (safetensors) and config so that the model's Hugging Face class opens them."""
-        self.model.save_pretrained(folder)
+        """Write the weights (safetensors) and config, for a Hugging Face model so that its class opens them."""
+        if isinstance(self.model, transformers.PreTrainedModel):
+            self.model.save_pretrained(folder)
+            return
+        self.config.save(folder / "config.json")
+        save_model(self.model, str(folder / "model.safetensors"))
 
 
 def hugging_face_config(config: ExperimentConfig) -> transformers.PreTrainedConfig:
-    """The family's own config. Raises ConfigError for an override that it does not know."""
+    """The built-in family's own config. Raises ConfigError for an override that it does not know."""
     config_class, _ = _CLASSES[config.family]
     known = set(config_class().to_dict())
     for name in config.model_overrides:

@@ -10,6 +10,7 @@ import transformers
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from archsweep.config import FAMILIES
 from archsweep.training.loss import losses, weighted_losses
 from archsweep.training.model import FOLDED_ATTENTION, CustomGPT2Model
 from archsweep.training.precision import DTYPES, autocast, resolve_compile, resolve_precision
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
 
 SMALL_OPERATION = 40_000  # elements of one layer's activations
 LARGEST_CPU_STACK = 6
-
-
-_PLAIN_HEADS = ("gpt2", "llama", "gpt_neox")  # logits are the last hidden states times the head, and nothing else
 
 
 class _Body(nn.Module):
@@ -50,9 +48,10 @@ class ReplicaStack:
         self.device = device
         self.precision = resolve_precision(config, device)
         overrides = config.model_overrides.items()
-        self.draws = bool(config.dropout or ":" in config.family or any("drop" in name and value for name, value in overrides))
+        self.draws = bool(config.dropout or config.family not in FAMILIES or any("drop" in name and value for name, value in overrides))
         self.model = CustomGPT2Model.from_config(config, seed=replicas[0].seed).to(device)
-        self.model.model.set_attn_implementation(FOLDED_ATTENTION)
+        if isinstance(self.model.model, transformers.PreTrainedModel):
+            self.model.model.set_attn_implementation(FOLDED_ATTENTION)
         if config.gradient_checkpointing:
             hugging_face = self.model.model  # the first is the newer name of the second, which warns where both are
             enable = getattr(hugging_face, "activation_checkpointing_enable", None) or hugging_face.gradient_checkpointing_enable
@@ -96,10 +95,10 @@ class ReplicaStack:
         return [own[name] for name in self._names]
 
     def _cut(self) -> tuple[nn.Module, Tensor | None]:
-        """The model up to the hidden states, and its head's weights; the whole model and None where the head is no plain product."""
+        """The model up to the hidden states, and its head's weights; the whole model and None where it is no built-in family's."""
         model = self.model.model
         head = model.get_output_embeddings() if isinstance(model, transformers.PreTrainedModel) else None
-        if not isinstance(head, nn.Linear) or head.bias is not None or self.model.config.family not in _PLAIN_HEADS:
+        if not isinstance(head, nn.Linear) or head.bias is not None or self.model.config.family not in FAMILIES:
             return self.model, None
         name = next(name for name, parameter in self.model.named_parameters() if parameter is head.weight)
         return _Body(model), self._parameters[self._names.index(name)]

@@ -38,7 +38,7 @@ def real_model(config: ExperimentConfig, device: str = "meta", attention: str = 
 
 configs = st.builds(
     lambda **fields: ExperimentConfig(**fields),
-    family=st.sampled_from(["gpt2", "llama"]),
+    family=st.sampled_from(["gpt2", "llama", "gpt_neox"]),
     num_layers=st.integers(1, 4),
     num_heads=st.integers(1, 6),
     head_dim=st.integers(1, 16).map(lambda half: 2 * half),
@@ -57,6 +57,14 @@ def test_the_published_sizes_are_exact_in_all_three_conventions(
     assert (price.parameters, price.kaplan_parameters, price.non_embedding_parameters) == (total, kaplan, blocks)
 
 
+def test_pythia_70m_has_the_published_number_of_weights() -> None:
+    """The table in EleutherAI/pythia's README."""
+    config = ExperimentConfig(
+        family="gpt_neox", num_layers=6, num_heads=8, hidden_size=512, context_length=2048, vocab_size=50_304, tokenizer="hf:pythia"
+    )
+    assert (cost.parameters(config), cost.non_embedding_parameters(config)) == (70_426_624, 18_915_328)
+
+
 def test_one_sequence_of_gpt2_takes_the_published_flops() -> None:
     assert 1024 * cost.flops_per_token(published_config(12, 768, 12)) == 874_944_921_600
 
@@ -66,7 +74,7 @@ def test_one_sequence_of_gpt2_takes_the_published_flops() -> None:
 def test_the_formula_counts_what_a_real_model_holds(config: ExperimentConfig) -> None:
     model = real_model(config)
     assert cost.parameters(config) == sum(weight.numel() for weight in model.parameters())
-    outside = {"wte", "wpe", "embed_tokens", "lm_head"}
+    outside = {"wte", "wpe", "embed_tokens", "lm_head", "embed_in", "embed_out"}
     blocks = sum(weight.numel() for name, weight in model.named_parameters() if not outside & set(name.split(".")))
     assert cost.non_embedding_parameters(config) == blocks
 
@@ -79,6 +87,7 @@ def test_the_formula_counts_what_a_real_model_holds(config: ExperimentConfig) ->
         ("llama", {"num_key_value_heads": 2}),
         ("llama", {"attention_bias": True, "mlp_bias": True}),
         ("llama", {"head_dim": 10, "num_hidden_layers": 1}),
+        ("gpt_neox", {"attention_bias": False, "num_hidden_layers": 3}),
         ("llama", {"head_dim": None, "num_key_value_heads": None}),
     ],
 )
@@ -88,7 +97,7 @@ def test_overrides_count_as_they_train(family: str, overrides: dict[str, Any]) -
 
 
 @pytest.mark.parametrize("overrides", [{}, {"tie_word_embeddings": True}])
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gpt_neox"])
 def test_flops_are_those_that_pytorch_counts_with_eager_attention(family: str, overrides: dict[str, Any]) -> None:
     config = ExperimentConfig(
         family=family, num_layers=3, num_heads=4, hidden_size=48, ffn_size=100, context_length=32, vocab_size=300, model_overrides=overrides

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from archsweep.config import ExperimentConfig, Replica
 from archsweep.training.data import LanguageModelDataset
@@ -37,6 +37,10 @@ def hugging_face_model(config: ExperimentConfig, seed: int) -> torch.nn.Module:
         if config.family == "gpt2":
             shape = {"n_layer": 2, "n_head": 2, "n_embd": 16, "n_inner": 64, "n_positions": 16, "activation_function": "gelu_pytorch_tanh"}
             return GPT2LMHeadModel(GPT2Config(**shape, **sizes, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0))
+        if config.family == "gpt_neox":
+            shape = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 16, "intermediate_size": 64}
+            rotary = {"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 1.0}
+            return GPTNeoXForCausalLM(GPTNeoXConfig(**shape, **sizes, max_position_embeddings=16, rope_parameters=rotary))
         shape = {"num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 8, "hidden_size": 16, "intermediate_size": 64}
         return LlamaForCausalLM(LlamaConfig(**shape, **sizes, **({"num_key_value_heads": 2} | config.model_overrides)))
 
@@ -70,6 +74,7 @@ def train_alone(config: ExperimentConfig, replica: Replica, corpora: Path) -> tu
 
 FAMILIES = [
     pytest.param({}, id="gpt2"),
+    pytest.param({"family": "gpt_neox"}, id="gpt_neox"),
     pytest.param({"family": "llama"}, id="llama"),
     pytest.param(
         {"family": "llama", "model_overrides": {"num_key_value_heads": 1, "tie_word_embeddings": True}}, id="llama, shared and tied"
