@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: sweep test check bench format
+.PHONY: sweep test check bench golden format
 
 sweep: $(READY) ## train and answer the default question
 	$(BIN)/python -m archsweep heads_vs_layers
@@ -19,6 +19,9 @@ check: $(READY) ## what every commit passes: lint, types, fast tests
 
 bench: $(READY) ## measure what benchmarks/RESULTS.md and the README quote
 	$(BIN)/python -m benchmarks
+
+golden: $(READY) ## renew the recorded losses, after a change that is meant to change them
+	$(BIN)/python tests/training/golden.py
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

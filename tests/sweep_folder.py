@@ -68,7 +68,7 @@ def _trial(variant: dict[str, Any], rates: Sequence[float], seeds: Sequence[int]
         "flops_per_token": 6 * parameters,
         "train_tokens": STEPS[-1] * TOKENS_PER_STEP,
         "flops": 6 * parameters * STEPS[-1] * TOKENS_PER_STEP,
-        "memory_bytes": 64 * 2**20,
+        "work": 1,
     }
     content = config.content_id(replicas, "c0ffee", variant)
     return {"id": content, "variant": variant, "config": config.to_dict(), "replicas": replicas, "cost": cost}

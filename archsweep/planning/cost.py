@@ -1,4 +1,4 @@
-"""Cost: what one replica of a config takes, by closed formulas: parameters, FLOPs, tokens and a first estimate of its memory.
+"""Cost: what one replica of a config takes, by closed formulas: parameters, FLOPs, tokens and relative time.
 
 The formulas read the arguments of the Hugging Face config class (`get_model_config_dict`), so `model_overrides` count as they train.
 """
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from archsweep.config import ExperimentConfig
     from archsweep.space import BudgetKind
 
-STATE_BYTES = 16  # per parameter, in float32: the weight, its gradient and AdamW's two moments
 FLOPS_PER_BYTE = 200  # products that take as long as moving a byte of activations: fitted to 1, 2 and 4 layers of one size on one core
 LOGIT_BYTES = 12  # per logit, in float32: itself, its log-softmax and its gradient
 
@@ -32,7 +31,6 @@ class Cost(BaseModel):
     flops_per_token: int
     train_tokens: int
     flops: int
-    memory_bytes: int
     work: int  # relative time: what orders trials and tells how much of a sweep is left
 
 
@@ -70,7 +68,6 @@ def cost(config: ExperimentConfig) -> Cost:
         flops_per_token=per_token,
         train_tokens=train_tokens,
         flops=per_token * train_tokens,
-        memory_bytes=memory_bytes(config),
         work=train_tokens * (per_token + FLOPS_PER_BYTE * _activation_bytes_per_token(config)),
     )
 
@@ -98,11 +95,6 @@ def flops_per_token(config: ExperimentConfig) -> int:
     sizes = _sizes(config)
     attention = 4 * sizes.num_layers * config.context_length * sizes.layer.attention_width  # scores, and their product with the values
     return 3 * (2 * _counts(config).matrices + attention)
-
-
-def memory_bytes(config: ExperimentConfig) -> int:
-    """A first estimate of one replica's peak: weights, gradients and AdamW's state, activations and logits of one micro-batch."""
-    return STATE_BYTES * parameters(config) + config.batch_size * config.context_length * _activation_bytes_per_token(config)
 
 
 def _activation_bytes_per_token(config: ExperimentConfig) -> int:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from archsweep.config import ExperimentConfig
 
 LOSS_CHUNK = 2**24  # logits of all replicas that the loss holds at once, as in training/loss.py
+WHOLE_LOGIT_BYTES = 16  # of a family of one's own, whose head the loss does not know: the logits, their log-softmax, and both gradients
 CALIBRATION_FILE = "memory_calibration.json"
 DEFAULT_CALIBRATION = 1.1  # where no device was measured: the allocator's rounding, and what a block's backward pass needs for itself
 
@@ -76,12 +77,15 @@ def stack_memory_bytes(
     blocks = block + 4 * kept.layers * kept.hidden if config.gradient_checkpointing else kept.layers * block
     weights = replicas * cost.parameters(config)
     copies = replicas * cost.non_embedding_parameters(config) if low < 4 else 0
+    loss = _loss_bytes(tokens * kept.vocab, tokens * kept.hidden, replicas * kept.vocab * kept.hidden, low)
+    if config.family not in _FAMILIES:
+        loss = WHOLE_LOGIT_BYTES * tokens * kept.vocab
     return Memory(
         weights=4 * weights + low * copies,
         gradients=4 * weights,
         optimizer=8 * weights,
         activations=tokens * (blocks + ends),
-        logits=_loss_bytes(tokens * kept.vocab, tokens * kept.hidden, replicas * kept.vocab * kept.hidden, low),
+        logits=loss,
     )
 
 
@@ -137,9 +141,7 @@ def _loss_bytes(logits: int, hidden: int, head: int, low: int) -> int:
 def _kept(config: ExperimentConfig) -> _Kept:
     if config.family in _FAMILIES:
         return _FAMILIES[config.family](config.get_model_config_dict())
-    sizes = {"n_layer": config.num_layers, "n_embd": config.hidden_size, "n_inner": config.ffn_size, "n_head": config.num_heads}
-    rates = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), config.dropout)
-    return _gpt2({**sizes, **rates, "vocab_size": config.vocab_size})
+    return _gpt2(config.copy(family="gpt2", model_overrides={}).get_model_config_dict())
 
 
 def _gpt2(model: dict[str, Any]) -> _Kept:

@@ -14,6 +14,7 @@ from archsweep.errors import ArchsweepError, RecordError, SpaceError
 from archsweep.planning.budget import solve
 from archsweep.planning.cost import Cost, cost
 from archsweep.planning.grid import Refusal, Variant, grid
+from archsweep.planning.memory import stack_memory_bytes
 from archsweep.space import Budget, Space
 
 __all__ = ["Cost", "Plan", "Refusal", "Replica", "Trial", "make_plan"]
@@ -34,6 +35,11 @@ class Trial(BaseModel):
     def label(self) -> str:
         """The variant in words, as "num_layers=2 num_heads=4"."""
         return label(self.variant)
+
+    @property
+    def memory_bytes(self) -> int:
+        """The predicted peak on a GPU, where all replicas train as one stack."""
+        return stack_memory_bytes(self.config, 1 if self.config.gradient_checkpointing else len(self.replicas)).total
 
 
 class Plan(BaseModel):

@@ -33,7 +33,7 @@ def table(plan: Plan) -> Table:
             "replicas": str(len(trial.replicas)),
             "tokens": f"{cost.train_tokens:,}",
             "FLOPs": f"{cost.flops * len(trial.replicas):.2e}",
-            "memory": f"{cost.memory_bytes * len(trial.replicas) / 1e6:,.0f} MB",
+            "memory": f"{trial.memory_bytes / 1e6:,.0f} MB",
             "trial": trial.id,
         }
         shown.add_row(*(cells[column] for column in dict.fromkeys(columns)))

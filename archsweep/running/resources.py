@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from archsweep.planning.memory import DEFAULT_CALIBRATION
+
 if TYPE_CHECKING:
     from archsweep.planning.plan import Trial
 
@@ -23,6 +25,10 @@ def request(trial: Trial, use_gpu: bool, gpu_bytes: int = ASSUMED_GPU_BYTES) -> 
     """One processor; with a GPU, the smallest share 1/n of which n such trials fit, so that they tile the device."""
     if not use_gpu or trial.config.device == "cpu":
         return Resources(1, 0)
-    needed = CUDA_CONTEXT_BYTES + len(trial.replicas) * trial.cost.memory_bytes
+    return Resources(1, share(CUDA_CONTEXT_BYTES + round(DEFAULT_CALIBRATION * trial.memory_bytes), gpu_bytes))
+
+
+def share(needed: int, gpu_bytes: int) -> float:
+    """The smallest share 1/n of a GPU of which n such needs (bytes) fit into it."""
     tiles = max(1, min(MOST_TRIALS_PER_GPU, gpu_bytes // needed))
-    return Resources(1, int(10_000 / tiles) / 10_000)  # Ray counts GPUs in ten-thousandths; rounded down, n shares always fit
+    return int(10_000 / tiles) / 10_000  # Ray counts GPUs in ten-thousandths; rounded down, n shares always fit

@@ -12,7 +12,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from archsweep.errors import DataError
-from archsweep.planning.memory import largest_micro_batch, stack_memory_bytes
+from archsweep.planning.memory import calibration, largest_micro_batch, stack_memory_bytes
 from archsweep.records.schema import CHECKPOINT_FOLDER, MODEL_FOLDER
 from archsweep.running.resources import CUDA_CONTEXT_BYTES
 
@@ -55,7 +55,7 @@ def train_trial(
         trial.replicas,
         cache_dir=cache_dir,
         checkpoint_dir=folder / CHECKPOINT_FOLDER,
-        micro_batch_size=_first_micro_batch(trial, resolve_device(trial.config), gpu_share),
+        micro_batch_size=_first_micro_batch(trial, resolve_device(trial.config), gpu_share, cache_dir),
         warn=warnings.append,
     )
     experiment.setup()
@@ -98,18 +98,20 @@ def train_trial(
             }
 
 
-def _first_micro_batch(trial: Trial, device: torch.device, gpu_share: float) -> int | None:
+def _first_micro_batch(trial: Trial, device: torch.device, gpu_share: float, cache_dir: Path | None) -> int | None:
     """The micro-batch that micro_batch_size="auto" tries first: on a GPU what is predicted to fit the trial's share of it."""
     import torch
 
-    from archsweep.training.precision import resolve_precision
+    from archsweep.training.data import default_cache_dir
+    from archsweep.training.precision import device_name, resolve_precision
     from archsweep.training.replicas import choose_stack_size
 
     if device.type != "cuda":
         return None
     free = int(torch.cuda.get_device_properties(device).total_memory * min(1.0, gpu_share or 1.0)) - CUDA_CONTEXT_BYTES
     stack_size = choose_stack_size(trial.config, len(trial.replicas), device)
-    return largest_micro_batch(trial.config, stack_size, free, precision=resolve_precision(trial.config, device))
+    measured = calibration(cache_dir or default_cache_dir(), device_name(device))
+    return largest_micro_batch(trial.config, stack_size, free, precision=resolve_precision(trial.config, device), calibration=measured)
 
 
 def _predicted(trial: Trial, row: dict[str, Any], precision: str) -> int:
