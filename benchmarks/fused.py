@@ -1,9 +1,13 @@
-"""K fused replicas against the same K one after another, on one core: where a stack should stop."""
+"""K replicas fused, against the same K one after another on one core, and against K processes at once: where a stack should stop."""
 
 from __future__ import annotations
 
 import itertools
+import multiprocessing
+import os
 import sys
+from statistics import median
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,35 +18,53 @@ from archsweep.training.replicas import choose_stack_size
 from benchmarks.timing import alternate, header, ratios
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
+    from multiprocessing.connection import Connection
 
-STEPS, ROUNDS = 4, 9
-REPLICAS = 6
-STACKS = (2, 3, 6)
+STEPS, ROUNDS = 4, 7
+STACKS = (1, 2, 4, 8, 16)
 # Shapes of about TINY's size, and a larger one; TINY's batch has 8 windows of 64 tokens.
 SHAPES = {"1 x 92": (1, 92, 352), "2 x 64": (2, 64, 256), "4 x 44": (4, 44, 189), "4 x 128": (4, 128, 512)}
 
 
 def main(batch_sizes: tuple[int, ...] = (4, 8, 16)) -> None:
-    """Print, for each shape, how many times faster six replicas train in stacks of K than one by one."""
+    """Print, for each shape and batch, how many times faster K replicas train as one stack than one by one, and than as K processes."""
     torch.set_num_threads(1)
-    print(header(f"{REPLICAS} replicas in stacks of K: speed over the same in sequence (median of {ROUNDS} rounds)", 1))
-    print(f"{'layers x width':>16} {'tokens/step':>12}  " + "  ".join(f"K={size:<4}" for size in STACKS) + "  chosen K")
-    for (name, (layers, hidden, ffn)), batch_size in itertools.product(SHAPES.items(), batch_sizes):
-        config = ExperimentConfig(
-            num_layers=layers, num_heads=2, hidden_size=hidden, ffn_size=ffn, context_length=64, batch_size=batch_size, max_tokens=10**9
-        )
-        chosen = choose_stack_size(config, REPLICAS, torch.device("cpu"))
-        contenders = {size: _trainer(config, size) for size in (1, *STACKS)}
-        seconds = alternate({str(size): train for size, train in contenders.items()}, ROUNDS)
-        medians = {size: ratios(seconds, str(size), "1")[1] for size in STACKS}
-        cells = "  ".join(f"{ratio:<6.2f}" for ratio in medians.values())
-        print(f"{name:>16} {batch_size * 64:>12}  {cells}  {chosen}", flush=True)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    print(header(f"K replicas as one stack: speed over the same in sequence (median of {ROUNDS} rounds)", 1))
+    cases = list(itertools.product(SHAPES.items(), batch_sizes))
+    print(f"{'layers x width':>16} {'tokens/step':>12}  {_cells(f'K={size}' for size in STACKS)}  chosen of 16")
+    for (name, shape), batch_size in cases:
+        config = _config(shape, batch_size)
+        medians = {}
+        for size in STACKS:
+            seconds = alternate({"fused": _trainer(config, size, size), "sequence": _trainer(config, size, 1)}, ROUNDS)
+            medians[size] = ratios(seconds, "fused", "sequence")[1]
+        chosen = choose_stack_size(config, max(STACKS), device)
+        print(f"{name:>16} {batch_size * 64:>12}  {_cells(f'{ratio:.2f}' for ratio in medians.values())}  {chosen}", flush=True)
+
+    print(header(f"K replicas as one stack in one process: speed over K processes at once (median of {ROUNDS} rounds)", 1))
+    print(f"{'layers x width':>16} {'tokens/step':>12}  {_cells(f'K={size}' for size in STACKS)}")
+    for name, shape in SHAPES.items():
+        config = _config(shape, 8)
+        found = [_against_processes(config, size) for size in STACKS]
+        print(f"{name:>16} {8 * 64:>12}  {_cells(f'{ratio:.2f}' for ratio in found)}", flush=True)
 
 
-def _trainer(config: ExperimentConfig, stack_size: int) -> Callable[[], object]:
-    """A function that trains all replicas for the next few steps, in stacks of `stack_size`."""
-    replicas = [Replica(seed=seed, learning_rate=1e-3, weight_decay=0.1) for seed in range(REPLICAS)]
+def _cells(values: Iterable[str]) -> str:
+    return "  ".join(f"{value:<6}" for value in values)
+
+
+def _config(shape: tuple[int, int, int], batch_size: int) -> ExperimentConfig:
+    layers, hidden, ffn = shape
+    return ExperimentConfig(
+        num_layers=layers, num_heads=2, hidden_size=hidden, ffn_size=ffn, context_length=64, batch_size=batch_size, max_tokens=10**9
+    )
+
+
+def _trainer(config: ExperimentConfig, count: int, stack_size: int) -> Callable[[], object]:
+    """A function that trains `count` replicas for the next few steps, in stacks of `stack_size`."""
+    replicas = [Replica(seed=seed, learning_rate=1e-3, weight_decay=0.1) for seed in range(count)]
     experiment = ArchitectureExperiment(config, replicas, stack_size=stack_size)
     experiment.setup()
     steps = itertools.count(step=STEPS)
@@ -53,6 +75,48 @@ def _trainer(config: ExperimentConfig, stack_size: int) -> Callable[[], object]:
             running.train(first, first + STEPS)
 
     return train
+
+
+def _against_processes(config: ExperimentConfig, count: int) -> float:
+    """Median speed of one stack of `count`, over `count` processes of one replica each that start together; the slowest one counts."""
+    fused = _trainer(config, count, count)
+    context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads
+    pipes = [context.Pipe() for _ in range(count)]
+    processes = [context.Process(target=_serve, args=(config, theirs), daemon=True) for _, theirs in pipes]
+    for process in processes:
+        process.start()
+    for ours, _ in pipes:
+        ours.recv()  # it is ready
+
+    def together() -> None:
+        for ours, _ in pipes:
+            ours.send("train")
+        for ours, _ in pipes:
+            ours.recv()
+
+    rounds: list[float] = []
+    for number in range(ROUNDS + 1):
+        started = perf_counter()
+        fused()
+        between = perf_counter()
+        together()
+        if number:
+            rounds.append((perf_counter() - between) / (between - started))
+    for (ours, _), process in zip(pipes, processes, strict=True):
+        ours.send("stop")
+        process.join()
+    return median(rounds)
+
+
+def _serve(config: ExperimentConfig, pipe: Connection) -> None:
+    """One replica in a process of its own: trains a few steps whenever it is told to."""
+    torch.set_num_threads(1)
+    train = _trainer(config, 1, 1)
+    train()
+    pipe.send(os.getpid())
+    while pipe.recv() == "train":
+        train()
+        pipe.send(os.getpid())
 
 
 if __name__ == "__main__":

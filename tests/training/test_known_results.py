@@ -76,7 +76,7 @@ def test_no_model_goes_under_the_entropy_of_its_source_and_a_good_one_comes_near
 
 # Associative recall.
 
-KEYS, VALUES, PAIRS, STEPS = 8, 8, 4, 2000
+KEYS, VALUES, PAIRS, STEPS = 8, 8, 4, 1500
 
 
 def recall_batch(step: int, replicas: int, size: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
@@ -101,7 +101,7 @@ def recall_accuracy(layers: int, steps: int) -> list[float]:
         model_overrides={"initializer_range": 0.15},
         batch_size=64, max_tokens=None, warmup=0.1, precision="fp32", device="cpu",
     )  # fmt: skip
-    replicas = tuple(Replica(seed=seed, learning_rate=rate, weight_decay=0.0) for seed in range(2) for rate in (2e-3, 3e-3))
+    replicas = tuple(Replica(seed=seed, learning_rate=3e-3, weight_decay=0.0) for seed in range(2))
     stack = ReplicaStack(config, replicas, torch.device("cpu"))
     optimizer = ReplicaAdamW(stack, config, steps)
     for step in range(steps):
