@@ -238,9 +238,7 @@ def _heed_ctrl_c() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("stop", "runner"), [(signal.SIGINT, "--num-cpus=1"), (signal.SIGTERM, "--num-cpus=1"), (signal.SIGINT, "--serial")]
-)
+@pytest.mark.parametrize(("stop", "runner"), [(signal.SIGINT, "--num-cpus=1"), (signal.SIGTERM, "--serial")])
 def test_an_interrupted_sweep_says_how_to_go_on_and_the_same_command_does(
     stop: signal.Signals, runner: str, tmp_path: Path, tiny_text: Path
 ) -> None:

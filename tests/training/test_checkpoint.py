@@ -204,7 +204,7 @@ def whole(sweep: Callable[[Path, float | None], bool], tmp_path_factory: pytest.
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @settings(
-    max_examples=3, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=2, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(kills=st.lists(st.floats(0, 3), min_size=1, max_size=3))
 def test_a_sweep_that_is_killed_anywhere_ends_with_the_records_and_weights_of_one_that_is_not(
