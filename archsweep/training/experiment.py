@@ -345,7 +345,6 @@ class StackInTraining:
             if self.config.micro_batch_size != "auto" or self.micro_batch_size == 1:
                 raise
             self.micro_batch_size = -(-self.micro_batch_size // 2)
-            self.stack.gradients.zero_()
             torch.cuda.empty_cache()
             self._take(step, batch)
             return
@@ -359,7 +358,7 @@ class StackInTraining:
             if self.stack.draws:
                 torch.manual_seed((self.stack.replicas[0].seed << 40) + (step << 16) + index)  # the dropout masks: a function of the step
             share = part.shape[1] / batch.shape[1]
-            losses += self.stack.accumulate_gradients(part, share, self.optimizer.guard.scale) * share
+            losses += self.stack.compute_gradients(part, share, self.optimizer.guard.scale, add=index > 0) * share
         return losses
 
     def _random_numbers(self) -> AbstractContextManager[None]:

@@ -2,66 +2,65 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
 LOSS_CHUNK = 2**24  # logits of all replicas that are held at once: 64 MiB in float32
 
 
-class _ChunkedCrossEntropy(torch.autograd.Function):
-    """The head's gradients are computed with the losses, while a chunk's logits are there, so nothing is computed twice."""
+def losses_and_gradients(
+    hidden: Tensor, head: Tensor, targets: Tensor, weight: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """hidden (K, N, D), head (K, V, D), targets (K, N), weight (K,) -> (K, N) losses in nats, and the gradients of their sum, each times
+    its replica's weight, by `hidden` and `head`. Products are computed in `dtype`, the softmax in float32.
 
-    @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, weight: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        low_head = head.to(dtype)
-        hidden_gradient, head_gradient = torch.empty_like(hidden), torch.zeros_like(head)
-        losses = []
-        size = _tokens_per_chunk(head)
-        for start in range(0, hidden.shape[1], size):
-            chunk = slice(start, start + size)
-            low_hidden = hidden[:, chunk].to(dtype)
-            log_probabilities = _log_probabilities(low_hidden, low_head)
-            picked = targets[:, chunk, None]
-            losses.append(-log_probabilities.gather(-1, picked).squeeze(-1))
-            # d(cross-entropy)/d(logits) = softmax - one-hot; weighted before it loses range to a low precision
-            gradient = log_probabilities.exp_().scatter_add_(-1, picked, torch.full_like(picked, -1, dtype=torch.float32))
-            low_gradient = gradient.mul_(weight[:, None, None]).to(dtype)
-            hidden_gradient[:, chunk] = low_gradient @ low_head
-            head_gradient += low_gradient.mT @ low_hidden
-        ctx.save_for_backward(hidden_gradient, head_gradient)
-        found = torch.cat(losses, dim=1)
-        ctx.mark_non_differentiable(found)
-        return (found * weight[:, None]).sum(), found
-
-    @staticmethod
-    def backward(ctx: Any, objective: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        hidden_gradient, head_gradient = ctx.saved_tensors
-        return hidden_gradient * objective, head_gradient * objective, None, None, None
-
-
-def weighted_losses(hidden: Tensor, head: Tensor, targets: Tensor, weight: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """hidden (K, N, D), head (K, V, D), targets (K, N), weight (K,) -> (the sum of all losses, each times its replica's weight; (K, N)
-    losses in nats). The first carries the gradient; products are computed in `dtype`, the softmax in float32.
+    The gradients come with the losses, while a chunk's logits are there, so nothing is computed twice.
     """
-    found: tuple[Tensor, Tensor] = _ChunkedCrossEntropy.apply(hidden, head, targets, weight, dtype)  # type: ignore[no-untyped-call]
-    return found
+    low_head = head.to(dtype)
+    head_gradient: Tensor | None = None
+    losses, hidden_gradients = [], []
+    for low_hidden, picked in _chunks(hidden, targets, head, dtype):
+        found, probabilities = _cross_entropy(low_hidden, low_head, picked)
+        losses.append(found)
+        # d(cross-entropy)/d(logits) = softmax - one-hot; weighted before it loses range to a low precision
+        gradient = probabilities.scatter_add_(-1, picked, torch.full_like(picked, -1, dtype=torch.float32))
+        low_gradient = gradient.mul_(weight[:, None, None]).to(dtype)
+        hidden_gradients.append((low_gradient @ low_head).to(hidden.dtype))
+        of_chunk = low_gradient.mT @ low_hidden
+        head_gradient = of_chunk.to(head.dtype) if head_gradient is None else head_gradient.add_(of_chunk)
+    assert head_gradient is not None
+    return _join(losses), _join(hidden_gradients), head_gradient
 
 
 def losses(hidden: Tensor, head: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
-    """The (K, N) losses alone, without a gradient."""
-    low_head, size = head.to(dtype), _tokens_per_chunk(head)
-    chunks = zip(torch.split(hidden, size, dim=1), torch.split(targets, size, dim=1), strict=True)
-    found = [-_log_probabilities(part.to(dtype), low_head).gather(-1, picked[..., None]).squeeze(-1) for part, picked in chunks]
-    return torch.cat(found, dim=1)
+    """The (K, N) losses alone."""
+    low_head = head.to(dtype)
+    return _join([_cross_entropy(low_hidden, low_head, picked)[0] for low_hidden, picked in _chunks(hidden, targets, head, dtype)])
 
 
-def _log_probabilities(hidden: Tensor, head: Tensor) -> Tensor:
-    with torch.autocast(hidden.device.type, enabled=False):  # the caller has chosen the precision
-        return torch.log_softmax((hidden @ head.mT).float(), dim=-1)
-
-
-def _tokens_per_chunk(head: Tensor) -> int:
+def _chunks(hidden: Tensor, targets: Tensor, head: Tensor, dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor]]:
+    """A chunk's hidden states in `dtype` (K, n, D), and its targets (K, n, 1)."""
     replicas, vocabulary, _ = head.shape
-    return max(1, LOSS_CHUNK // (replicas * vocabulary))
+    size = max(1, LOSS_CHUNK // (replicas * vocabulary))
+    for part, picked in zip(torch.split(hidden, size, dim=1), torch.split(targets, size, dim=1), strict=True):
+        yield part.to(dtype), picked[..., None]
+
+
+def _cross_entropy(hidden: Tensor, head: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """-> the (K, n) losses and the (K, n, V) probabilities, both float32."""
+    with torch.autocast(hidden.device.type, enabled=False):  # the caller has chosen the precision
+        logits = (hidden @ head.mT).float()
+    probabilities = torch.softmax(logits, dim=-1)
+    # The largest probability is 1 / sum(exp(logits - largest)). Against the log of the target's own, nothing underflows; against
+    # log_softmax and its exponential, a pass over the logits is saved.
+    distance = logits.amax(-1) - logits.gather(-1, targets).squeeze(-1)
+    return distance - probabilities.amax(-1).log(), probabilities
+
+
+def _join(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=1)

@@ -53,7 +53,7 @@ class ReplicaAdamW:
 
     @torch.no_grad()
     def step(self, index: int, losses: Tensor | None = None) -> None:
-        """Take optimizer step `index` (from 0) with the gradients that are there, and clear them.
+        """Take optimizer step `index` (from 0) with the gradients that are there.
 
         `losses` (K,) tell which replicas have diverged; left out, only their gradients do. The gradients are those of the losses times
         `guard.scale`.
@@ -73,7 +73,6 @@ class ReplicaAdamW:
                 lr=part.learning_rate * factor, weight_decay=part.weight_decay, beta1=beta1, beta2=beta2, eps=1e-8,
                 grad_scale=divisors[part.row], found_inf=skips[part.row], fused=True, amsgrad=False, maximize=False,
             )  # fmt: skip
-        self._stack.gradients.zero_()
 
     def state(self) -> dict[str, Tensor]:
         """What a resumed run needs to know."""

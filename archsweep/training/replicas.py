@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from archsweep.config import FAMILIES
-from archsweep.training.loss import losses, weighted_losses
+from archsweep.training.loss import losses, losses_and_gradients
 from archsweep.training.model import FOLDED_ATTENTION, CustomGPT2Model
 from archsweep.training.precision import DTYPES, autocast, resolve_compile, resolve_precision
 
@@ -94,14 +94,14 @@ class ReplicaStack:
             own[name].data = view[0]
         return [own[name] for name in self._names]
 
-    def _cut(self) -> tuple[nn.Module, Tensor | None]:
-        """The model up to the hidden states, and its head's weights; the whole model and None where it is no built-in family's."""
+    def _cut(self) -> tuple[nn.Module, int | None]:
+        """The model up to the hidden states, and which parameter is its head; the whole model and None where it is no built-in family's."""
         model = self.model.model
         head = model.get_output_embeddings() if isinstance(model, transformers.PreTrainedModel) else None
         if not isinstance(head, nn.Linear) or head.bias is not None or self.model.config.family not in FAMILIES:
             return self.model, None
         name = next(name for name, parameter in self.model.named_parameters() if parameter is head.weight)
-        return _Body(model), self._parameters[self._names.index(name)]
+        return _Body(model), self._names.index(name)
 
     def _forward(self, inputs: Tensor) -> Tensor:
         """(K, B, T) token ids -> (K, B, T, D) hidden states, or (K, B, T, V) logits where the model was not cut."""
@@ -120,9 +120,9 @@ class ReplicaStack:
             outputs = self._outputs(windows[..., :-1])
         return outputs.flatten(1, 2), windows[..., 1:].flatten(1)
 
-    def accumulate_gradients(self, windows: Tensor, share: float, scale: Tensor | None = None) -> Tensor:
-        """(K, B, T + 1) tokens -> (K,) mean losses in nats per token; adds `share` (and each replica's loss `scale`) times the gradients of
-        the losses to `gradients`."""
+    def compute_gradients(self, windows: Tensor, share: float = 1.0, scale: Tensor | None = None, *, add: bool = False) -> Tensor:
+        """(K, B, T + 1) tokens -> (K,) mean losses in nats per token; `share` (and each replica's loss `scale`) times the gradients of the
+        losses take the place of `gradients`, or with `add` are added to them."""
         outputs, targets = self._run(windows)
         weight = torch.full((len(self),), share / targets.shape[1], device=self.device)
         if scale is not None:
@@ -130,17 +130,28 @@ class ReplicaStack:
         # The sum over replicas keeps their gradients apart: no weight is in two of the terms.
         if self._head is None:
             each = F.cross_entropy(outputs.flatten(0, 1).float(), targets.flatten(), reduction="none").view(targets.shape)
-            objective = (each * weight[:, None]).sum()
+            found = list(torch.autograd.grad((each * weight[:, None]).sum(), self._parameters))
         else:
-            objective, each = weighted_losses(outputs, self._stacked(self._head), targets, weight, DTYPES[self.precision])
-        found = torch.autograd.grad(objective, self._parameters)
+            each, *gradients = losses_and_gradients(outputs.detach(), self._head_weights, targets, weight, DTYPES[self.precision])
+            found = self._through_the_body(outputs, *gradients)
         with torch.no_grad():
-            torch._foreach_add_(
-                self._gradient_views, [gradient.view_as(view) for gradient, view in zip(found, self._gradient_views, strict=True)]
-            )
+            own = [gradient.view_as(view) for gradient, view in zip(found, self._gradient_views, strict=True)]
+            (torch._foreach_add_ if add else torch._foreach_copy_)(self._gradient_views, own)
         return each.detach().mean(-1)
 
-    def _stacked(self, head: Tensor) -> Tensor:
+    def _through_the_body(self, outputs: Tensor, outputs_gradient: Tensor, head_gradient: Tensor) -> list[Tensor]:
+        """The gradients by all parameters, from those by the hidden states and by the head."""
+        found = list(torch.autograd.grad(outputs, self._parameters, outputs_gradient, allow_unused=True))
+        assert self._head is not None
+        embedding = found[self._head]  # None where the head is not tied to it
+        found[self._head] = head_gradient if embedding is None else embedding.view_as(head_gradient) + head_gradient
+        return found
+
+    @property
+    def _head_weights(self) -> Tensor:
+        """(K, V, D)"""
+        assert self._head is not None
+        head = self._parameters[self._head].detach()
         return head.unsqueeze(0) if len(self) == 1 else head
 
     @torch.inference_mode()
@@ -156,7 +167,7 @@ class ReplicaStack:
         if self._head is None:
             each = F.cross_entropy(outputs.flatten(0, 1).float(), targets.flatten(), reduction="none")
         else:
-            each = losses(outputs, self._stacked(self._head), targets, DTYPES[self.precision])
+            each = losses(outputs, self._head_weights, targets, DTYPES[self.precision])
         return each.view(len(self), windows.shape[1], -1).mean(-1)
 
     def extract(self, index: int) -> CustomGPT2Model:

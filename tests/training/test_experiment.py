@@ -181,15 +181,15 @@ def test_where_memory_runs_out_the_micro_batch_gets_smaller_and_the_curve_stays(
     small: ExperimentConfig, train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A device that holds three windows of a replica at once, found in the middle of a step."""
-    whole, compute = train(small, REPLICAS), ReplicaStack.accumulate_gradients
+    whole, compute = train(small, REPLICAS), ReplicaStack.compute_gradients
 
-    def cramped(stack: ReplicaStack, windows: torch.Tensor, *more: Any) -> torch.Tensor:
-        losses = compute(stack, windows, *more)  # gradients are there already when it fails
+    def cramped(stack: ReplicaStack, windows: torch.Tensor, *more: Any, **options: Any) -> torch.Tensor:
+        losses = compute(stack, windows, *more, **options)  # gradients are there already when it fails
         if windows.shape[1] > 3:
             raise torch.OutOfMemoryError("injected")
         return losses
 
-    monkeypatch.setattr(ReplicaStack, "accumulate_gradients", cramped)
+    monkeypatch.setattr(ReplicaStack, "compute_gradients", cramped)
     run = train(small, REPLICAS)
     assert run.column("micro_batch") == [2] * 4  # 8, 4, 2
     for replica in range(3):

@@ -34,7 +34,7 @@ def train_fp16(small: ExperimentConfig, overflow_at: int | None) -> tuple[Replic
     weights = []
     for step in range(10):
         windows = torch.randint(300, (3, 4, 17), generator=torch.Generator().manual_seed(step))
-        losses = stack.accumulate_gradients(windows, 1.0, optimizer.guard.scale)
+        losses = stack.compute_gradients(windows, scale=optimizer.guard.scale)
         if step == overflow_at:
             stack.gradients[1, 7] = math.inf
         optimizer.step(step, losses)

@@ -106,7 +106,7 @@ def recall_accuracy(layers: int, steps: int) -> list[float]:
     optimizer = ReplicaAdamW(stack, config, steps)
     for step in range(steps):
         windows, _ = recall_batch(step, len(stack))
-        optimizer.step(step, stack.accumulate_gradients(windows, 1.0))
+        optimizer.step(step, stack.compute_gradients(windows))
     windows, answers = recall_batch(10**9, 1, size=200)
     found = []
     for index in range(len(stack)):
