@@ -53,8 +53,7 @@ def _chunks(hidden: Tensor, targets: Tensor, head: Tensor, dtype: torch.dtype) -
 
 def _cross_entropy(hidden: Tensor, head: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """-> the (K, n) losses and the (K, n, V) probabilities, both float32."""
-    with torch.autocast(hidden.device.type, enabled=False):  # the caller has chosen the precision
-        logits = (hidden @ head.mT).float()
+    logits = (hidden @ head.mT).float()
     probabilities = torch.softmax(logits, dim=-1)
     # The largest probability is 1 / sum(exp(logits - largest)). Against the log of the target's own, nothing underflows; against
     # log_softmax and its exponential, a pass over the logits is saved.

@@ -14,9 +14,10 @@ from archsweep.config import FAMILIES
 from archsweep.training.loss import losses, losses_and_gradients
 from archsweep.training.model import FOLDED_ATTENTION, CustomGPT2Model
 from archsweep.training.precision import DTYPES, autocast, resolve_compile, resolve_precision
+from archsweep.training.tracing import Traced
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from archsweep.config import ExperimentConfig, Replica
 
@@ -69,7 +70,7 @@ class ReplicaStack:
         self._parameters = self._bind()
         self._gradient_views = self._views(self.gradients)
         self._body, self._head = self._cut()
-        self._outputs = torch.compile(self._forward) if resolve_compile(config, device) else self._forward
+        self._train_forward = self._fastest_forward(config)
 
     def __len__(self) -> int:
         return len(self.replicas)
@@ -103,27 +104,35 @@ class ReplicaStack:
         name = next(name for name, parameter in self.model.named_parameters() if parameter is head.weight)
         return _Body(model), self._names.index(name)
 
-    def _forward(self, inputs: Tensor) -> Tensor:
+    def _forward(self, inputs: Tensor, *parameters: Tensor) -> Tensor:
         """(K, B, T) token ids -> (K, B, T, D) hidden states, or (K, B, T, V) logits where the model was not cut."""
-        if len(self) == 1:
-            alone: Tensor = self._body(inputs[0])
-            return alone.unsqueeze(0)
-        stacked = dict(zip(self._names, self._parameters, strict=True))
-        # Each replica draws its own dropout masks.
-        fused = torch.vmap(lambda weights, tokens: functional_call(self._body, weights, (tokens,)), randomness="different")
-        outputs: Tensor = fused(stacked, inputs)
-        return outputs
-
-    def _run(self, windows: Tensor) -> tuple[Tensor, Tensor]:
-        """(K, B, T + 1) tokens -> ((K, B * T, D or V) outputs, (K, B * T) targets)."""
+        weights = dict(zip(self._names, parameters, strict=True))
         with autocast(self.precision, self.device):
-            outputs = self._outputs(windows[..., :-1])
+            if len(self) == 1:
+                alone: Tensor = functional_call(self._body, weights, (inputs[0],))
+                return alone.unsqueeze(0)
+            # Each replica draws its own dropout masks.
+            fused = torch.vmap(lambda weights, tokens: functional_call(self._body, weights, (tokens,)), randomness="different")
+            outputs: Tensor = fused(weights, inputs)
+            return outputs
+
+    def _fastest_forward(self, config: ExperimentConfig) -> Callable[..., Tensor]:
+        """`_forward` as the training steps call it."""
+        if resolve_compile(config, self.device):
+            return torch.compile(self._forward)
+        if self._head is None or config.gradient_checkpointing:
+            return self._forward  # a module of one's own may decide by values; checkpointing computes in the backward pass
+        return Traced(self._forward)
+
+    def _run(self, forward: Callable[..., Tensor], windows: Tensor) -> tuple[Tensor, Tensor]:
+        """(K, B, T + 1) tokens -> ((K, B * T, D or V) outputs, (K, B * T) targets)."""
+        outputs = forward(windows[..., :-1], *self._parameters)
         return outputs.flatten(1, 2), windows[..., 1:].flatten(1)
 
     def compute_gradients(self, windows: Tensor, share: float = 1.0, scale: Tensor | None = None, *, add: bool = False) -> Tensor:
         """(K, B, T + 1) tokens -> (K,) mean losses in nats per token; `share` (and each replica's loss `scale`) times the gradients of the
         losses take the place of `gradients`, or with `add` are added to them."""
-        outputs, targets = self._run(windows)
+        outputs, targets = self._run(self._train_forward, windows)
         weight = torch.full((len(self),), share / targets.shape[1], device=self.device)
         if scale is not None:
             weight = weight * scale
@@ -163,7 +172,7 @@ class ReplicaStack:
         return torch.cat(found, dim=1)
 
     def _evaluate(self, windows: Tensor) -> Tensor:
-        outputs, targets = self._run(windows)
+        outputs, targets = self._run(self._forward, windows)
         if self._head is None:
             each = F.cross_entropy(outputs.flatten(0, 1).float(), targets.flatten(), reduction="none")
         else:

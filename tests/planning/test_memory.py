@@ -90,12 +90,17 @@ def test_shared_keys_need_less() -> None:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("replicas", [1, 3])
-def test_a_stack_keeps_what_its_formula_says(family: str, precision: str, replicas: int) -> None:
+@pytest.mark.parametrize("recorded_after", [0, 50])
+def test_a_stack_keeps_what_its_formula_says(
+    family: str, precision: str, replicas: int, recorded_after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("archsweep.training.tracing.FIRST_CALLS", recorded_after)
     config = a_config(family=family, precision=precision)
     stack = ReplicaStack(config, [config.replica.model_copy(update={"seed": seed}) for seed in range(replicas)], torch.device("cpu"))
     weights = {stack.weights.untyped_storage().data_ptr()}
-    windows = torch.zeros(replicas, config.batch_size, config.context_length + 1, dtype=torch.long)
-    found = saved_bytes(weights, lambda: stack._run(windows)[0])
+    inputs = torch.zeros(replicas, config.batch_size, config.context_length, dtype=torch.long)
+    stack._train_forward(inputs, *stack._parameters)  # recording keeps much itself, for that once
+    found = saved_bytes(weights, lambda: stack._train_forward(inputs, *stack._parameters))
     # A bf16 stack copies gpt_neox's values out of their projection, which the formula keeps whole.
     assert predicted(config, replicas) == pytest.approx(found, rel=0.1 if family == "gpt_neox" else 0.01)
 
