@@ -69,7 +69,12 @@ def resolve_compile(config: ExperimentConfig, device: torch.device) -> bool:
     """`auto` compiles a run on a GPU that is long enough to earn back the half minute or so that it takes; never on a CPU."""
     if config.compile != "auto":
         return config.compile
-    return device.type == "cuda" and (config.max_tokens or 0) >= COMPILE_STEPS * config.tokens_per_step
+    return device.type == "cuda" and lasts(config, COMPILE_STEPS)
+
+
+def lasts(config: ExperimentConfig, steps: int) -> bool:
+    """Whether a run is known to make so many steps; one that is given in passes over its text is not."""
+    return (config.max_tokens or 0) >= steps * config.tokens_per_step
 
 
 def device_name(device: torch.device) -> str:

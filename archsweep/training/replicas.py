@@ -13,8 +13,8 @@ from torch.func import functional_call
 from archsweep.config import FAMILIES
 from archsweep.training.loss import losses, losses_and_gradients
 from archsweep.training.model import FOLDED_ATTENTION, CustomGPT2Model
-from archsweep.training.precision import DTYPES, autocast, resolve_compile, resolve_precision
-from archsweep.training.tracing import Traced
+from archsweep.training.precision import DTYPES, autocast, lasts, resolve_compile, resolve_precision
+from archsweep.training.tracing import RECORDED_STEPS, Traced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -122,7 +122,7 @@ class ReplicaStack:
             return torch.compile(self._forward)
         if self._head is None or config.gradient_checkpointing:
             return self._forward  # a module of one's own may decide by values; checkpointing computes in the backward pass
-        return Traced(self._forward)
+        return Traced(self._forward) if lasts(config, RECORDED_STEPS) else self._forward
 
     def _run(self, forward: Callable[..., Tensor], windows: Tensor) -> tuple[Tensor, Tensor]:
         """(K, B, T + 1) tokens -> ((K, B * T, D or V) outputs, (K, B * T) targets)."""

@@ -90,12 +90,10 @@ def test_shared_keys_need_less() -> None:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("replicas", [1, 3])
-@pytest.mark.parametrize("recorded_after", [0, 50])
-def test_a_stack_keeps_what_its_formula_says(
-    family: str, precision: str, replicas: int, recorded_after: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("archsweep.training.tracing.FIRST_CALLS", recorded_after)
+@pytest.mark.parametrize("steps", [1, 500])
+def test_a_stack_keeps_what_its_formula_says(family: str, precision: str, replicas: int, steps: int) -> None:
     config = a_config(family=family, precision=precision)
+    config = config.copy(max_tokens=steps * config.tokens_per_step)
     stack = ReplicaStack(config, [config.replica.model_copy(update={"seed": seed}) for seed in range(replicas)], torch.device("cpu"))
     weights = {stack.weights.untyped_storage().data_ptr()}
     inputs = torch.zeros(replicas, config.batch_size, config.context_length, dtype=torch.long)

@@ -106,7 +106,7 @@ def test_a_run_that_is_stopped_anywhere_ends_with_the_same_bits(
     config = small.copy(max_tokens=12 * 128, **changes)
     whole = train(config, REPLICAS, stack_size=2)
     monkeypatch.setattr("archsweep.training.experiment.HEARTBEAT_SECONDS", 0.0)  # a beat is a step
-    monkeypatch.setattr("archsweep.training.tracing.FIRST_CALLS", 2)
+    monkeypatch.setattr("archsweep.training.replicas.RECORDED_STEPS", 1)
     starts, rows, ended = [], [], False
     while not ended:
         experiment = ArchitectureExperiment(config, REPLICAS, cache_dir=corpora, checkpoint_dir=tmp_path, stack_size=2)

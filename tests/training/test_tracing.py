@@ -15,11 +15,6 @@ CPU = torch.device("cpu")
 REPLICAS = tuple(Replica(seed=seed, learning_rate=1e-3, weight_decay=0.1) for seed in range(2))
 
 
-@pytest.fixture
-def recorded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("archsweep.training.tracing.FIRST_CALLS", 0)
-
-
 def losses_and_gradients(stack: ReplicaStack) -> list[torch.Tensor]:
     """Of three steps of two micro-batches, the second of another size; after each, the weights move along the gradient."""
     draw, found = torch.Generator().manual_seed(0), []
@@ -47,18 +42,18 @@ def losses_and_gradients(stack: ReplicaStack) -> list[torch.Tensor]:
 def test_losses_gradients_and_dropout_are_those_of_the_model_to_the_bit(
     small: ExperimentConfig, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], dropout: float, precision: str, replicas: int
 ) -> None:
-    config = small.copy(precision=precision, dropout=dropout, **changes)
-    expected = losses_and_gradients(ReplicaStack(config, REPLICAS[:replicas], CPU))
-    monkeypatch.setattr("archsweep.training.tracing.FIRST_CALLS", 0)
-    forward = Traced._record
+    config = small.copy(precision=precision, dropout=dropout, max_tokens=499 * small.tokens_per_step, **changes)
+    record = Traced._record
     recorded: list[torch.Size] = []
-    monkeypatch.setattr(Traced, "_record", lambda self, inputs, *rest: recorded.append(inputs.shape) or forward(self, inputs, *rest))
-    found = losses_and_gradients(ReplicaStack(config, REPLICAS[:replicas], CPU))
+    monkeypatch.setattr(Traced, "_record", lambda self, inputs, *rest: recorded.append(inputs.shape) or record(self, inputs, *rest))
+    expected = losses_and_gradients(ReplicaStack(config, REPLICAS[:replicas], CPU))
+    assert not recorded  # a short run does not earn it back
+    long = config.copy(max_tokens=500 * small.tokens_per_step)
+    found = losses_and_gradients(ReplicaStack(long, REPLICAS[:replicas], CPU))
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
     assert recorded == [(replicas, 4, 16), (replicas, 3, 16)]
 
 
-@pytest.mark.usefixtures("recorded_at_once")
 def test_a_record_computes_with_the_parameters_of_its_call() -> None:
     double = Traced(lambda inputs, weight: inputs * weight)
     weight = torch.tensor(2.0, requires_grad=True)
@@ -68,11 +63,10 @@ def test_a_record_computes_with_the_parameters_of_its_call() -> None:
     assert gradient == 12.0
 
 
-def test_a_short_run_is_not_recorded() -> None:
+def test_each_shape_is_recorded_once() -> None:
     calls = []
     once = Traced(lambda inputs: calls.append(1) or inputs + 1)  # type: ignore[func-returns-value]
-    for _ in range(60):
+    for _ in range(3):
         assert once(torch.zeros(2)).tolist() == [1.0, 1.0]
-    assert len(calls) == 51  # the first fifty, and the recording
-    assert once(torch.zeros(3)).tolist() == [1.0, 1.0, 1.0]
-    assert len(calls) == 52
+        assert once(torch.zeros(3)).tolist() == [1.0, 1.0, 1.0]
+    assert len(calls) == 2
