@@ -60,6 +60,7 @@ def sweep(
     extend: Annotated[bool, Parameter(negative="", help="add to the sweep's folder what this plan asks for beyond it")] = False,
     retry_failed: Annotated[bool, Parameter(help="train again what failed")] = True,
     fresh: Annotated[bool, Parameter(negative="", help="train also what another sweep of the same results has finished")] = False,
+    checkpoint_seconds: Annotated[float, Parameter(help="how often a trial saves itself")] = 60.0,
     cache: Cache = None,
 ) -> int:
     """Answer a search space's question: plan, run, collect, report. The same command again goes on where it stopped."""
@@ -74,7 +75,7 @@ def sweep(
     _print_plan(planned, console)
     if dry_run:
         return 0
-    machine = pipeline.Machine(num_cpus, num_gpus, address, serial, cache)
+    machine = pipeline.Machine(num_cpus, num_gpus, address, serial, cache, checkpoint_seconds)
     return _run(planned, pipeline.sweep_folder(results, planned.name), machine, console, pipeline.Ledger(extend, retry_failed, fresh))
 
 

@@ -69,6 +69,7 @@ class Machine:
     address: str | None = None
     serial: bool = False
     cache_dir: Path | None = None
+    checkpoint_seconds: float = 60.0
 
 
 @dataclass(frozen=True)
@@ -139,11 +140,12 @@ def _watched(
     from archsweep.running.progress import Progress
     from archsweep.running.recorder import Recorder
     from archsweep.running.stop import stop_requests
+    from archsweep.running.worker import Storage
 
     progress = Progress(trials, console)
     corpus_ids = {trial.id: texts[_text(trial.config)] for trial in trials}
     with progress.shown(), stop_requests(progress.say) as stop:
-        train(trials, corpus_ids, Recorder(folder, progress), stop, machine.cache_dir)
+        train(trials, corpus_ids, Recorder(folder, progress), stop, Storage(machine.cache_dir, machine.checkpoint_seconds))
     if stop.is_set():
         raise KeyboardInterrupt
 

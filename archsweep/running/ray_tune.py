@@ -21,7 +21,7 @@ from archsweep.config import ExperimentConfig
 from archsweep.errors import MachineError
 from archsweep.running.recorder import reason_in
 from archsweep.running.resources import ASSUMED_GPU_BYTES, Resources, fitting, larger, request
-from archsweep.running.worker import Report, train_trial
+from archsweep.running.worker import Report, Storage, train_trial
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -67,7 +67,7 @@ class Cluster:
         corpus_ids: Mapping[str, str],
         recorder: Recorder,
         stop: threading.Event,
-        cache_dir: Path | None = None,
+        storage: Storage,
     ) -> list[Any]:
         """Train `trials`, the first ones first, each on the corpus that `corpus_ids` names for it, until `stop` is set.
 
@@ -75,7 +75,7 @@ class Cluster:
         from its checkpoint; every other failure is its end. Returns Tune's result dataframes, one of each round. Raises MachineError
         where no node could ever hold one of the trials, and what recording raised.
         """
-        work = _Work({trial.id: trial for trial in trials}, dict(corpus_ids), recorder, stop, cache_dir)
+        work = _Work({trial.id: trial for trial in trials}, dict(corpus_ids), recorder, stop, storage)
         work.requests = {trial.id: self._request(trial) for trial in trials}
         frames, left = [], list(trials)
         while left and not stop.is_set():
@@ -103,7 +103,7 @@ class _Work:
     corpus_ids: dict[str, str]
     recorder: Recorder
     stop: threading.Event
-    cache_dir: Path | None
+    storage: Storage
     requests: dict[str, Resources] = field(default_factory=dict)
     losses: Counter[str] = field(default_factory=Counter)  # of its process or node, by trial
     again: list[Trial] = field(default_factory=list)  # what the next round trains
@@ -130,15 +130,16 @@ def _fit(work: _Work, trials: Sequence[Trial]) -> Any:
     """One round: Tune's result dataframe of the trials, one row each."""
     from ray import tune
 
+    bundles = {trial.id: _bundle(work.requests[trial.id]) for trial in trials}
     trainable = tune.with_resources(
         tune.with_parameters(
             _trainable(),
             trials=work.trials,
             corpus_ids=work.corpus_ids,
             folders={trial.id: work.recorder.trial_folder(trial) for trial in trials},
-            cache_dir=work.cache_dir,
+            storage=work.storage,
         ),
-        lambda config: tune.PlacementGroupFactory([_bundle(work.requests[config["trial_id"]])]),
+        lambda config: tune.PlacementGroupFactory([bundles[config["trial_id"]]]),
     )
     with tempfile.TemporaryDirectory(prefix="archsweep-tune-") as scratch:
         tuner = tune.Tuner(
@@ -280,9 +281,9 @@ def _trainable() -> type:
             trials: dict[str, Trial],
             corpus_ids: dict[str, str],
             folders: dict[str, Path],
-            cache_dir: Path | None,
+            storage: Storage,
         ) -> None:
-            self._trials, self._corpus_ids, self._folders, self._cache_dir = trials, corpus_ids, folders, cache_dir
+            self._trials, self._corpus_ids, self._folders, self._our_storage = trials, corpus_ids, folders, storage
             self.reset_config(config)
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -291,7 +292,7 @@ def _trainable() -> type:
             self._reports = train_trial(
                 trial,
                 self._corpus_ids[trial.id],
-                self._cache_dir,
+                self._our_storage,
                 threads=int(granted["CPU"]),
                 folder=self._folders[trial.id],
                 gpu_share=granted.get("GPU", 0.0),

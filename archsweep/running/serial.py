@@ -7,24 +7,23 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from archsweep.running.recorder import Recorder, reason_in
-from archsweep.running.worker import Report, train_trial
+from archsweep.running.worker import Report, Storage, train_trial
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
-    from pathlib import Path
     from threading import Event
 
     from archsweep.planning.plan import Trial
 
 
-def run(trials: Sequence[Trial], corpus_ids: Mapping[str, str], recorder: Recorder, stop: Event, cache_dir: Path | None = None) -> None:
+def run(trials: Sequence[Trial], corpus_ids: Mapping[str, str], recorder: Recorder, stop: Event, storage: Storage) -> None:
     """Train `trials` in order, each on the corpus that `corpus_ids` names for it, until `stop` is set.
 
     A trial that fails is recorded as failed, and the next one begins.
     """
     for trial in trials:
         recorder.begin(trial)
-        reports = train_trial(trial, corpus_ids[trial.id], cache_dir, threads=1, folder=recorder.trial_folder(trial))
+        reports = train_trial(trial, corpus_ids[trial.id], storage, threads=1, folder=recorder.trial_folder(trial))
         last: Report = {}
         with closing(reports):
             try:

@@ -9,7 +9,7 @@ from contextlib import closing
 from importlib.metadata import version
 from statistics import fmean
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from archsweep.errors import DataError
 from archsweep.planning.memory import calibration, largest_micro_batch, largest_stack, stack_memory_bytes
@@ -31,8 +31,15 @@ Report = dict[str, Any]
 HEARTBEAT_SECONDS = 2.0  # between reports without rows: what moves the bar, and lets a trial be stopped
 
 
+class Storage(NamedTuple):
+    """Where a trial's tokens come from (None: the user's cache), and how often it saves itself."""
+
+    cache_dir: Path | None
+    checkpoint_seconds: float
+
+
 def train_trial(
-    trial: Trial, corpus_id: str, cache_dir: Path | None, threads: int, folder: Path, gpu_share: float = 0.0
+    trial: Trial, corpus_id: str, storage: Storage, threads: int, folder: Path, gpu_share: float = 0.0
 ) -> Generator[Report, None, None]:
     """Train all replicas of `trial`, from the checkpoint in its `folder` on where there is one.
 
@@ -53,10 +60,11 @@ def train_trial(
     experiment = ArchitectureExperiment(
         trial.config,
         trial.replicas,
-        cache_dir=cache_dir,
+        cache_dir=storage.cache_dir,
         checkpoint_dir=folder / CHECKPOINT_FOLDER,
+        checkpoint_seconds=storage.checkpoint_seconds,
         warn=warnings.append,
-        **_fit(trial, resolve_device(trial.config), gpu_share, cache_dir),
+        **_fit(trial, resolve_device(trial.config), gpu_share, storage.cache_dir),
     )
     experiment.setup()
     if experiment.data.corpus.id != corpus_id:

@@ -11,6 +11,7 @@ import pytest
 
 from archsweep.running import ray_tune
 from archsweep.running.recorder import Recorder
+from archsweep.running.worker import Storage
 from archsweep.training.data import prepare
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def seen(tiny_plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> tuple[Wat
     ids = {trial.id: prepare(trial.config).id for trial in tiny_plan.trials}
     recorder = Recorder(tmp_path_factory.mktemp("sweep"), watch)  # type: ignore[arg-type]
     with ray_tune.started(num_cpus=1, num_gpus=1) as cluster:
-        (frame,) = cluster.run(tiny_plan.trials, ids, recorder, threading.Event())
+        (frame,) = cluster.run(tiny_plan.trials, ids, recorder, threading.Event(), Storage(None, 60.0))
     return watch, frame, before
 
 

@@ -137,11 +137,10 @@ from archsweep.planning.plan import Plan
 from archsweep.running import worker
 from archsweep.training import experiment
 
-experiment.CHECKPOINT_SECONDS = experiment.HEARTBEAT_SECONDS = worker.HEARTBEAT_SECONDS = 0.0
-experiment.ArchitectureExperiment.__init__.__kwdefaults__["checkpoint_seconds"] = 0.0
+experiment.HEARTBEAT_SECONDS = worker.HEARTBEAT_SECONDS = 0.0
 plan, folder, cache = sys.argv[1:]
 console = Console(file=sys.stdout, width=300)
-pipeline.run(Plan.load(plan), Path(folder), pipeline.Machine(serial=True, cache_dir=Path(cache)), console)
+pipeline.run(Plan.load(plan), Path(folder), pipeline.Machine(serial=True, cache_dir=Path(cache), checkpoint_seconds=0.0), console)
 """
 PLAN = """\
 import sys

@@ -1,0 +1,351 @@
+"""What a sweep survives: each fault done to real processes, then the same command again, and the records against an undisturbed run's."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import archsweep
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+REPOSITORY = Path(archsweep.__file__).parent.parent
+PATIENCE_SECONDS = 120.0  # for anything to happen on a busy machine
+ROUNDS = 3
+WORKER = "ray::ReplicaTrial"  # how Ray titles the process that trains
+
+SPACE = '''"""How many layers?"""
+from archsweep.config import ExperimentConfig
+from archsweep.space import Choice, Space
+
+base = ExperimentConfig(num_layers=1, num_heads=2, head_dim=8, context_length=16, batch_size=8, max_tokens=128 * 400, eval_tokens=256,
+                        num_evaluations=3, vocab_size=300, dataset="text:{text}", learning_rate=3e-3)
+space = Space(base=base, compare={{"num_layers": Choice(1, 2, 3, 4)}}, repeat=2)
+'''
+TEXT = "\n\n".join(
+    f"Number {n} follows number {n - 1}, and {n * n} is its square; {'rain' if n % 3 else 'sun'} comes after." for n in range(400)
+)
+
+T = TypeVar("T")
+Records = dict[str, list[tuple[Any, ...]]]
+
+
+class Sweep:
+    """A sweep in a folder of its own: its command can be run, disturbed and run again."""
+
+    def __init__(self, home: Path, results: Path | None = None, *options: str) -> None:
+        self.home, self.results = home, results or home / "results"
+        home.mkdir(parents=True, exist_ok=True)
+        text = home.parent / "text.txt"  # its path is part of every trial's name, and so the same for all sweeps of one folder
+        text.write_text(TEXT)
+        (home / "layers.py").write_text(SPACE.format(text=text))
+        self.options = options or ("--num-cpus=2",)
+        self.environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+
+    @property
+    def folder(self) -> Path:
+        return self.results / "layers"
+
+    @contextmanager
+    def running(self) -> Iterator[Run]:
+        """The command as a process, which has ended after the block in one way or the other."""
+        command = [sys.executable, "-m", "archsweep", str(self.home / "layers.py"), "--results", str(self.results)]
+        command += ["--checkpoint-seconds=0.3", *self.options]
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self.environment, cwd=self.home
+        )
+        try:
+            yield Run(process)
+        finally:
+            for pid in [*descendants(process.pid), process.pid]:
+                kill(pid)
+            process.wait()
+
+    def finish(self, line: str = "goes on from its checkpoint") -> float:
+        """Run the command to its end; the seconds until it said `line`. Raises AssertionError where it does not, or fails."""
+        started = time.perf_counter()
+        with self.running() as run:
+            run.wait_for_line(line)
+            seconds = time.perf_counter() - started
+            assert run.ended() == 0, "\n".join(run.lines)
+        return seconds
+
+    def is_halfway(self) -> bool:
+        """Whether some trial has saved itself in the middle of its training."""
+        return any(self.folder.glob("trials/*/checkpoint/*.json"))
+
+    def records(self) -> Records:
+        """Every trial's rows as they lie in its file, without what a clock or a memory meter said."""
+        return {
+            path.parent.name: [_stable(line) for line in path.read_text().splitlines()]
+            for path in self.folder.glob("trials/*/records.jsonl")
+        }
+
+
+def _stable(line: str) -> tuple[Any, ...]:
+    row = json.loads(line)
+    return tuple(str(row[name]) for name in ("seed", "learning_rate", "step", "status", "train_loss", "val_loss", "val_block_losses"))
+
+
+class Run:
+    """A command that runs, and what it has said so far."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process, self.lines = process, list[str]()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        self.lines.extend(iter(self.process.stdout.readline, ""))
+
+    def wait_for(self, condition: Callable[[], T]) -> T:
+        """What the condition gives once that is true; raises AssertionError where the command ends, or patience, before it is."""
+        end = time.monotonic() + PATIENCE_SECONDS
+        while not (found := condition()):
+            assert self.process.poll() is None, "".join(self.lines)
+            assert time.monotonic() < end, "".join(self.lines)
+            time.sleep(0.02)
+        return found
+
+    def wait_for_line(self, part: str) -> None:
+        self.wait_for(lambda: any(part in line for line in list(self.lines)))
+
+    def ended(self) -> int:
+        """The exit code."""
+        code = self.process.wait(PATIENCE_SECONDS)
+        self._reader.join(PATIENCE_SECONDS)
+        return code
+
+
+def descendants(pid: int, name: str = "") -> list[int]:
+    """The processes below `pid` whose command line holds `name`."""
+    parents: dict[int, list[int]] = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(status.read_text().rpartition(")")[2].split()[1])
+        except (OSError, ValueError):
+            continue
+        parents.setdefault(parent, []).append(int(status.parent.name))
+    found, left = [], [pid]
+    while left:
+        children = parents.get(left.pop(), [])
+        found += [child for child in children if name in _command(child)]
+        left += children
+    return found
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def kill(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+# The faults: each disturbs a sweep, brings it to its end, and returns the seconds from the fault until a trial trained again.
+
+
+def worker_killed(home: Path) -> tuple[Sweep, float]:
+    """kill -9 of the process that trains; the run itself tries the trial again."""
+    sweep = Sweep(home)
+    with sweep.running() as run:
+        run.wait_for(sweep.is_halfway)
+        kill(run.wait_for(lambda: descendants(run.process.pid, WORKER))[0])
+        seconds = _seconds(lambda: run.wait_for_line("again from its checkpoint"))
+        assert run.ended() == 0, "".join(run.lines)
+    return sweep, seconds
+
+
+def driver_killed(home: Path) -> tuple[Sweep, float]:
+    """kill -9 of the command itself."""
+    sweep = Sweep(home)
+    with sweep.running() as run:
+        run.wait_for(sweep.is_halfway)
+        kill(run.process.pid)
+        run.process.wait()
+    return sweep, sweep.finish()
+
+
+def raylet_killed(home: Path) -> tuple[Sweep, float]:
+    """kill -9 of the node's own Ray; the command ends and says so."""
+    sweep = Sweep(home)
+    with sweep.running() as run:
+        run.wait_for(sweep.is_halfway)
+        for pid in descendants(run.process.pid, "/raylet "):
+            kill(pid)
+        assert run.ended() not in (0, -signal.SIGKILL), "".join(run.lines)
+    return sweep, sweep.finish()
+
+
+def terminated(home: Path) -> tuple[Sweep, float]:
+    """SIGTERM: trials are saved, then it ends."""
+    sweep = Sweep(home)
+    with sweep.running() as run:
+        run.wait_for(sweep.is_halfway)
+        run.process.send_signal(signal.SIGTERM)
+        assert run.ended() == 130, "".join(run.lines)
+    return sweep, sweep.finish()
+
+
+def node_killed(home: Path) -> tuple[Sweep, float]:
+    """kill -9 of every process of the second of two nodes; its trials go on where there is room."""
+    with two_nodes(home) as (sweep, second), sweep.running() as run:
+        run.wait_for(lambda: bool(descendants(second, WORKER)) and sweep.is_halfway())
+        for pid in [second, *descendants(second)]:
+            kill(pid)
+        seconds = _seconds(lambda: run.wait_for_line("again from its checkpoint"))
+        assert run.ended() == 0, "".join(run.lines)
+    return sweep, seconds
+
+
+def disk_full(home: Path) -> tuple[Sweep, float]:
+    """No room left on the disk of the results, until someone makes some."""
+    with _mounted(home / "disk", "-t", "tmpfs", "-o", "size=64m", "tmpfs"):
+        sweep = Sweep(home, home / "disk" / "results", "--serial")
+        with sweep.running() as run:
+            run.wait_for(sweep.is_halfway)
+            filler = home / "disk" / "filler"
+            _fill(filler)
+            assert run.ended() in (1, 3), "".join(run.lines)
+        filler.unlink()
+        return _kept(sweep, sweep.finish())
+
+
+def disk_read_only(home: Path) -> tuple[Sweep, float]:
+    """The disk of the results can no longer be written: a read-only mount comes to lie over it, since one in use cannot become so."""
+    real, disk = home / "real", home / "disk"
+    real.mkdir(parents=True)
+    with _mounted(disk, "--bind", str(real)):
+        sweep = Sweep(home, disk / "results", "--serial")
+        with sweep.running() as run:
+            run.wait_for(sweep.is_halfway)
+            with _mounted(disk, "--bind", str(real)):
+                subprocess.run(["mount", "-o", "remount,bind,ro", disk], check=True)
+                assert run.ended() in (1, 3), "".join(run.lines)
+        return _kept(sweep, sweep.finish())
+
+
+def mount_vanished(home: Path) -> tuple[Sweep, float]:
+    """The disk of the results is not there any more, and comes back; nothing may be written into its empty place."""
+    real, disk = home / "real", home / "disk"
+    real.mkdir(parents=True)
+    with _mounted(disk, "--bind", str(real)):
+        sweep = Sweep(home, disk / "results", "--serial")
+        with sweep.running() as run:
+            run.wait_for(sweep.is_halfway)
+            subprocess.run(["umount", "-l", disk], check=True)
+            assert run.ended() in (1, 3), "".join(run.lines)
+        assert not list(disk.rglob("records.jsonl")), "records were written where the disk was"
+        shutil.rmtree(disk / "results", ignore_errors=True)
+        subprocess.run(["mount", "--bind", real, disk], check=True)
+        return _kept(sweep, sweep.finish())
+
+
+FAULTS = (
+    worker_killed, driver_killed, raylet_killed, node_killed, terminated, disk_full, disk_read_only, mount_vanished,
+)  # fmt: skip
+
+
+def _seconds(wait: Callable[[], None]) -> float:
+    started = time.perf_counter()
+    wait()
+    return time.perf_counter() - started
+
+
+def _kept(sweep: Sweep, seconds: float) -> tuple[Sweep, float]:
+    """The sweep with its results copied from a disk that is about to go."""
+    kept = Sweep(sweep.home / "kept")
+    shutil.copytree(sweep.results, kept.results)
+    return kept, seconds
+
+
+@contextmanager
+def _mounted(disk: Path, *how: str) -> Iterator[None]:
+    disk.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", *how, disk], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
+def _fill(filler: Path) -> None:
+    """Take every byte that is left, also those that become free meanwhile."""
+    with open(filler, "wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(b"\0" * 4096)
+        except OSError:
+            return
+
+
+CLUSTER = """\
+import sys
+from ray.cluster_utils import Cluster
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, "node_ip_address": "127.0.0.1"})
+cluster.add_node(num_cpus=1, node_ip_address="127.0.0.1")
+print(cluster.address, flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def two_nodes(home: Path) -> Iterator[tuple[Sweep, int]]:
+    """Two nodes of one processor each on loopback: a sweep that uses them, and the second one's raylet."""
+    closed = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    holder = subprocess.Popen(
+        [sys.executable, "-c", CLUSTER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | closed
+    )
+    try:
+        assert holder.stdout is not None
+        address = next(line for line in holder.stdout if line.startswith("127.0.0.1:")).strip()
+        sweep = Sweep(home, None, f"--address={address}")
+        sweep.environment |= closed
+        yield sweep, max(descendants(holder.pid, "/raylet "))  # the later one
+    finally:
+        for pid in [*descendants(holder.pid), holder.pid]:
+            kill(pid)
+        holder.wait()
+
+
+def main() -> None:
+    """Do each fault ROUNDS times; print how often records were lost or changed (never), and how long a trial stood still."""
+    home = Path(tempfile.mkdtemp(prefix="archsweep-faults-"))
+    print(f"\nFaults: records compared bit by bit with an undisturbed run's, {ROUNDS} times each; 2 cores")
+    whole = Sweep(home / "whole", None, "--serial")
+    whole.finish("replicas began")
+    expected = whole.records()
+    print(f"{'fault':>16}  times  lost rows  changed rows  seconds until a trial trains again")
+    for fault in FAULTS:
+        lost, changed, seconds = 0, 0, []
+        for number in range(ROUNDS):
+            sweep, recovery = fault(home / f"{fault.__name__}{number}")
+            found = sweep.records()
+            lost += sum(row not in found.get(trial, []) for trial, rows in expected.items() for row in rows)
+            changed += sum(row not in expected[trial] for trial, rows in found.items() for row in rows)
+            seconds.append(recovery)
+        print(f"{fault.__name__:>16}  {ROUNDS:>5}  {lost:>9}  {changed:>12}  {median(seconds):.1f}", flush=True)
+    shutil.rmtree(home)
+
+
+if __name__ == "__main__":
+    main()
