@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import re
 import shlex
 import shutil
-import socket
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from archsweep.atomic import must_be_writable
+from archsweep.atomic import OTHER_RESULTS, must_be_writable
 from archsweep.config import FAMILIES, NAME_PATTERN, label
-from archsweep.errors import ConfigError, MachineError, RecordError, SpaceError, nearest
+from archsweep.errors import ConfigError, RecordError, SpaceError, nearest
 from archsweep.planning import find
 from archsweep.planning.plan import Plan, make_plan
 from archsweep.records.schema import CONFIG_FILE, MODEL_FOLDER, PLAN_FILE, TRIALS_FOLDER
@@ -31,10 +28,9 @@ if TYPE_CHECKING:
     from archsweep.analysis.compare import Comparison
     from archsweep.config import ExperimentConfig
     from archsweep.planning.plan import Trial
-
-
-LOCK_FILE = ".lock"
-OTHER_RESULTS = "Give another place with --results."
+    from archsweep.running.progress import Progress
+    from archsweep.running.recorder import Recorder
+    from archsweep.running.worker import KeepModels
 
 
 @dataclass(frozen=True)
@@ -67,6 +63,14 @@ class Machine:
     cache_dir: Path | None = None
 
 
+@dataclass(frozen=True)
+class Leavings:
+    """What a run leaves beside its records: models, and its numbers in trackers. Neither is part of what a trial is."""
+
+    keep_models: KeepModels = "best"
+    track: tuple[str, ...] = ()
+
+
 def plan(question: Question) -> Plan:
     """Every trial that answers the question, priced, before anything runs. Imports neither torch nor ray nor pandas."""
     found = find.find(question.space)
@@ -80,32 +84,34 @@ def plan(question: Question) -> Plan:
     return make_plan(name, found.question, space, identify(space.base.dataset, space.base.tokenizer), question.command)
 
 
-def run(plan: Plan, folder: Path, machine: Machine, console: Console) -> None:
+def run(plan: Plan, folder: Path, machine: Machine, console: Console, leavings: Leavings = Leavings()) -> None:
     """Train every trial of the plan that `folder` does not hold yet; records grow as trials report."""
-    from archsweep.running.recorder import unfinished
+    from archsweep.running import trackers
+    from archsweep.running.progress import Progress
+    from archsweep.running.recorder import Recorder, unfinished
 
+    trackers.check(leavings.track)
     _check_overrides(plan)
     with _opened(folder, plan):
         trials = unfinished(plan, folder)
-        if skipped := len(plan.trials) - len(trials):
-            console.print(f"{skipped} of {len(plan.trials)} trials are finished and stay as they are", highlight=False)
-        if trials:
-            _train(trials, folder, machine, console)
+        progress = Progress(plan, trials, folder, console)
+        with progress.written():
+            if skipped := len(plan.trials) - len(trials):
+                progress.say(f"{skipped} of {len(plan.trials)} trials are finished and stay as they are")
+            if trials:
+                with trackers.opened(plan, folder, leavings.track, progress.say) as told:
+                    _train(trials, folder, machine, progress, Recorder(folder, progress, told, leavings.keep_models))
 
 
-def _train(trials: list[Trial], folder: Path, machine: Machine, console: Console) -> None:
+def _train(trials: list[Trial], folder: Path, machine: Machine, progress: Progress, recorder: Recorder) -> None:
     from archsweep.running import ray_tune, serial
-    from archsweep.running.progress import Progress
-    from archsweep.running.recorder import Recorder
     from archsweep.running.stop import stop_requests
     from archsweep.training.data import prepare
 
     corpus_ids = {
         trial.id: prepare(trial.config, machine.cache_dir).id for trial in trials
     }  # before any worker starts: what is wrong with the data shows here
-    progress = Progress(trials, console)
-    recorder = Recorder(folder, progress)
-    with progress.shown(), stop_requests(progress.say) as stop:
+    with progress.shown(), stop_requests(folder, progress.say) as stop:
         if machine.serial:
             serial.run(trials, corpus_ids, recorder, stop, machine.cache_dir)
         else:
@@ -146,14 +152,16 @@ def export(folder: Path, variant: str, target: Path) -> Path:
 
     Raises RecordError for a variant that is not there or has no model, ConfigError where `target` exists.
     """
-    from archsweep.records import read
+    from archsweep.records.files import load_plan
 
-    trials = {label(trial["variant"]): trial["id"] for trial in read.load_plan(folder)["trials"]}
+    trials = {label(trial["variant"]): trial["id"] for trial in load_plan(folder)["trials"]}
     if variant not in trials:
         raise RecordError(f"{folder} has no variant {variant!r}: {nearest(variant, trials)}")
     trial = folder / TRIALS_FOLDER / trials[variant]
     if not (trial / MODEL_FOLDER).is_dir():
-        raise RecordError(f"{variant} has no model yet: it is written when its trial has finished. Run the sweep again.")
+        raise RecordError(
+            f"{variant} has no model: it is written when its trial has finished, unless --keep-models is none. Run the sweep again."
+        )
     if target.exists():
         raise ConfigError(f"{target} must not exist yet, so that nothing in it is lost. Give another folder with --to.")
     with must_be_writable(target, "Give another folder with --to."):
@@ -180,18 +188,9 @@ def is_sweep(folder: Path) -> bool:
 @contextmanager
 def _opened(folder: Path, plan: Plan) -> Iterator[None]:
     """The sweep's folder, for this process alone. A folder keeps one plan, so that its report answers one question."""
-    with must_be_writable(folder, OTHER_RESULTS):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / LOCK_FILE, "a+")  # noqa: SIM115  # closed below, which is what gives the lock back
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            raise MachineError(f"{folder} is being run by {lock.read().strip() or 'another process'}. Wait for it, or stop it.") from None
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        lock.flush()
+    from archsweep.running.lock import locked
+
+    with locked(folder):
         _check_same(folder / PLAN_FILE, plan)
         with must_be_writable(folder, OTHER_RESULTS):
             plan.save(folder / PLAN_FILE)

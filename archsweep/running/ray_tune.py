@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from archsweep.planning.plan import Trial
     from archsweep.running.recorder import Recorder
+    from archsweep.running.worker import KeepModels
 
 # Ray reads these when it is imported or started. Set by the user, they stay.
 _SETTINGS = {
@@ -73,6 +74,7 @@ def run(
                 corpus_ids=dict(corpus_ids),
                 folders={trial.id: recorder.trial_folder(trial) for trial in trials},
                 cache_dir=cache_dir,
+                keep_models=recorder.keep_models,
             ),
             lambda config: tune.PlacementGroupFactory([_bundle(requests[config["trial_id"]])]),
         )
@@ -91,6 +93,14 @@ def run(
                 ),
             )
             return tuner.fit().get_dataframe()
+
+
+def cluster(address: str) -> str:
+    """What the cluster at `address` has, in words. Raises MachineError where it does not let us in."""
+    with _ray(None, None, address) as ray:
+        resources = ray.cluster_resources()
+        alive = sum(node["Alive"] for node in ray.nodes())
+        return f"Ray {ray.__version__}, {alive} nodes, {resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs"
 
 
 @contextmanager
@@ -209,8 +219,10 @@ def _trainable() -> type:
             corpus_ids: dict[str, str],
             folders: dict[str, Path],
             cache_dir: Path | None,
+            keep_models: KeepModels,
         ) -> None:
             self._trials, self._corpus_ids, self._folders, self._cache_dir = trials, corpus_ids, folders, cache_dir
+            self._keep_models = keep_models
             self.reset_config(config)
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -223,6 +235,7 @@ def _trainable() -> type:
                 threads=int(granted["CPU"]),
                 folder=self._folders[trial.id],
                 gpu_share=granted.get("GPU", 0.0),
+                keep_models=self._keep_models,
             )
             return True
 

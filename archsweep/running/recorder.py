@@ -7,24 +7,27 @@ import shutil
 from typing import TYPE_CHECKING
 
 from archsweep.records import write
-from archsweep.records.schema import CHECKPOINT_FOLDER, TRIALS_FOLDER
+from archsweep.records.files import read_records
+from archsweep.records.schema import CHECKPOINT_FOLDER, RECORDS_FILE, TRIALS_FOLDER
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from archsweep.planning.plan import Plan, Trial
     from archsweep.running.progress import Progress
-    from archsweep.running.worker import Report
+    from archsweep.running.trackers import Trackers
+    from archsweep.running.worker import KeepModels, Report
 
 ERROR_FILE = "error.txt"
 
 
 class Recorder:
-    """Writes a sweep's records as its trials report, and tells `progress`."""
+    """Writes a sweep's records as its trials report, and tells `progress` and `trackers`; `keep_models` is for the workers."""
 
-    def __init__(self, folder: Path, progress: Progress) -> None:
+    def __init__(self, folder: Path, progress: Progress, trackers: Trackers, keep_models: KeepModels = "best") -> None:
+        self.keep_models = keep_models
         self._folder = folder
-        self._progress = progress
+        self._progress, self._trackers = progress, trackers
         self._reported: set[str] = set()
 
     def begin(self, trial: Trial) -> None:
@@ -39,9 +42,10 @@ class Recorder:
             if not report["resumed_at"]:
                 write.set_aside_records(folder)
             self._progress.trial_noted(trial, _notes(report))
+            self._trackers.begin(trial, [row for rows in read_records(folder / RECORDS_FILE).values() for row in rows])
         if report["rows"]:
-            write.append(folder, report["rows"])
-        self._progress.trial_reported(trial, report["step"])
+            self._trackers.report(trial, write.append(folder, report["rows"]))
+        self._progress.trial_reported(trial, report)
 
     def finish(self, trial: Trial, last: Report) -> None:
         names = set(write.Outcome.model_fields) & set(last)
@@ -50,12 +54,14 @@ class Recorder:
         outcome = write.Outcome(status="finished", reason=reason, **{name: last[name] for name in names})
         write.finish(self.trial_folder(trial), outcome)
         shutil.rmtree(self.trial_folder(trial) / CHECKPOINT_FOLDER, ignore_errors=True)
-        self._progress.trial_finished(trial, last["val_loss"], reason)
+        self._trackers.end(trial, failed=lost)
+        self._progress.trial_finished(trial, last, reason)
 
     def fail(self, trial: Trial, reason: str, details: str) -> None:
         folder = self.trial_folder(trial)
         (folder / ERROR_FILE).write_text(details)
         write.finish(folder, write.Outcome(status="failed", reason=reason))
+        self._trackers.end(trial, failed=True)
         self._progress.trial_failed(trial, reason, folder / ERROR_FILE)
 
     def trial_folder(self, trial: Trial) -> Path:

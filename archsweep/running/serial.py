@@ -24,7 +24,8 @@ def run(trials: Sequence[Trial], corpus_ids: Mapping[str, str], recorder: Record
     """
     for trial in trials:
         recorder.begin(trial)
-        reports = train_trial(trial, corpus_ids[trial.id], cache_dir, threads=1, folder=recorder.trial_folder(trial))
+        folder, kept = recorder.trial_folder(trial), recorder.keep_models
+        reports = train_trial(trial, corpus_ids[trial.id], cache_dir, threads=1, folder=folder, keep_models=kept)
         last: Report = {}
         with closing(reports):
             try:
