@@ -53,11 +53,12 @@ class Progress:
             with repeating(PROGRESS_SECONDS, self._write):
                 yield
         except BaseException as error:
-            self._log(f"stopped: {error or type(error).__name__}")
+            why = "stopped" if isinstance(error, KeyboardInterrupt) else f"ended by {type(error).__name__}: {error}"
+            self._log(f"{why}, {self._summary()}")
             raise
         finally:
             self._write()
-        self._log(f"ended: {self._summary()}")
+        self._log(f"ended, {self._summary()}")
 
     @contextmanager
     def shown(self) -> Iterator[None]:

@@ -35,6 +35,7 @@ class Tally:
         self._attempts: dict[str, _Attempt] = {}
         self._gained = 0.0
         self._first_report: tuple[float, float] | None = None  # when, and the work done by then: start-up is not the rate
+        self._last_report = 0.0
         self._losses = Losses(planned)
 
     def began(self, trial: Trial) -> None:
@@ -47,8 +48,9 @@ class Tally:
         attempt = self._attempts[trial.id]
         self._gained += attempt.take(report) * self._work[trial.id]
         self._left[trial.id] = (1 - attempt.step / attempt.steps) * self._work[trial.id]
+        self._last_report = self._clock()
         if self._first_report is None:
-            self._first_report = (self._clock(), self._gained)
+            self._first_report = (self._last_report, self._gained)
 
     def ended(self, trial: Trial, state: State, rows: Sequence[Mapping[str, Any]] = ()) -> None:
         """In this run or before it, with the last rows of its replicas."""
@@ -73,11 +75,11 @@ class Tally:
         )
 
     def _seconds(self, work: float) -> float | None:
-        """How long so much work takes at the rate since the first report; None where that is unknown."""
+        """How long so much work takes at the rate between the first report and the last; None where that is unknown."""
         if self._first_report is None or self._gained <= self._first_report[1]:
             return None
         began, before = self._first_report
-        return work * (self._clock() - began) / (self._gained - before)
+        return work * (self._last_report - began) / (self._gained - before)
 
 
 @dataclass

@@ -46,12 +46,12 @@ def _pace(snapshot: Snapshot) -> Table:
 def running_table(running: tuple[RunningTrial, ...]) -> Table:
     """A row for each."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("running", no_wrap=True, overflow="ellipsis")
+    table.add_column("running")  # may be narrowed, before any number is
     for name in ("step", "val_loss", "tokens/s"):
         table.add_column(name, justify="right", no_wrap=True)
     for trial in running:
         loss = "" if trial.val_loss is None else f"{trial.val_loss:.4f}"
-        table.add_row(Text(trial.label), f"{trial.step:,.0f} of {trial.steps:,}", loss, _rate(trial.tokens_per_second, unit=""))
+        table.add_row(_line(trial.label), f"{trial.step:,.0f} of {trial.steps:,}", loss, _rate(trial.tokens_per_second, unit=""))
     return table
 
 
