@@ -53,6 +53,9 @@ def _versions() -> Iterator[Finding]:
     from packaging.requirements import Requirement
     from packaging.specifiers import SpecifierSet
 
+    if _version("archsweep") == "0":
+        yield Finding(False, "archsweep's own requirements are not known: it runs without being installed. Install it: pip install -e .")
+        return
     python = SpecifierSet(metadata("archsweep")["Requires-Python"])
     needed = [Requirement(line) for line in requires("archsweep") or ()]
     have = [("Python", python, platform.python_version())]

@@ -54,6 +54,8 @@ class Progress:
                 yield
         except BaseException as error:
             why = "stopped" if isinstance(error, KeyboardInterrupt) else f"ended by {type(error).__name__}: {error}"
+            with self._lock:
+                self._tally.stopped()
             self._log(f"{why}, {self._summary()}")
             raise
         finally:

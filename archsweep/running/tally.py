@@ -59,6 +59,11 @@ class Tally:
         self._left.pop(trial.id, None)
         self._losses.add(trial.label, rows)
 
+    def stopped(self) -> None:
+        """The run is over: what was running is to do again."""
+        self._states |= dict.fromkeys(self._attempts, "to_do")
+        self._attempts.clear()
+
     def snapshot(self) -> Snapshot:
         running = tuple(attempt.seen() for attempt in self._attempts.values())
         rates = [trial.tokens_per_second for trial in running if trial.tokens_per_second is not None]

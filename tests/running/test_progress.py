@@ -71,6 +71,9 @@ def test_a_trial_is_in_one_state_and_a_second_attempt_counts_once(tiny_plan: Pla
     tally.ended(first, "finished")
     tally.began(second)
     assert str(tally.snapshot().counts) == "1 of 2 trials finished, 1 running"
+    tally.stopped()
+    assert str(tally.snapshot().counts) == "1 of 2 trials finished, 1 to do"
+    tally.began(second)
     tally.ended(second, "diverged")
     assert str(tally.snapshot().counts) == "1 of 2 trials finished, 1 diverged"
 
