@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -172,7 +173,7 @@ def status(
     if found.trials:
         from archsweep.running.view import running_table
 
-        _console().print(running_table(found.trials))
+        _console().print(running_table(found.trials, ids=True))
     return 0
 
 
@@ -324,4 +325,7 @@ def _guarded(command: Callable[[], object]) -> int:
     except KeyboardInterrupt:
         _say("Interrupted.", sys.stderr)
         return EXIT_INTERRUPTED
+    except BrokenPipeError:  # whoever read us, as `head` does, has seen enough; Python would say so once more when it flushes
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
     return result if isinstance(result, int) else 0

@@ -113,7 +113,8 @@ class Progress:
         with self._lock:
             seen = self._tally.snapshot()
         best = [f"best {seen.best}"] if seen.best else []
-        return ", ".join([str(seen.counts), *best, time_left(seen.seconds_left)])
+        left = [time_left(seen.seconds_left)] if seen.counts.running + seen.counts.to_do else []
+        return ", ".join([str(seen.counts), *best, *left])
 
     def _live(self) -> AbstractContextManager[object]:
         if not self._console.is_terminal:

@@ -43,15 +43,18 @@ def _pace(snapshot: Snapshot) -> Table:
     return row
 
 
-def running_table(running: tuple[RunningTrial, ...]) -> Table:
-    """A row for each."""
+def running_table(running: tuple[RunningTrial, ...], ids: bool = False) -> Table:
+    """A row for each, with its id where that is asked for."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("running")  # may be narrowed, before any number is
+    if ids:
+        table.add_column("trial", no_wrap=True)
     for name in ("step", "val_loss", "tokens/s"):
         table.add_column(name, justify="right", no_wrap=True)
     for trial in running:
         loss = "" if trial.val_loss is None else f"{trial.val_loss:.4f}"
-        table.add_row(_line(trial.label), f"{trial.step:,.0f} of {trial.steps:,}", loss, _rate(trial.tokens_per_second, unit=""))
+        names = (_line(trial.label), trial.id) if ids else (_line(trial.label),)
+        table.add_row(*names, f"{trial.step:,.0f} of {trial.steps:,}", loss, _rate(trial.tokens_per_second, unit=""))
     return table
 
 

@@ -84,6 +84,7 @@ def test_a_running_sweep_is_seen_followed_and_stopped_from_another_terminal(tmp_
         words = archsweep_says("status", "long", *in_results(tmp_path))
         assert f"running, process {sweep.pid} on" in words
         assert "of 100,000" in words
+        assert seen["trials"][0]["id"] in words
         said = archsweep_says("stop", "long", *in_results(tmp_path))
         assert f"asked process {sweep.pid} on" in said
         assert "stopped: 0 of 2 trials finished, 2 to do" in said
@@ -212,6 +213,13 @@ def test_logs_are_of_one_trial_by_its_id_or_its_variant_and_a_misspelt_one_is_re
     assert list(watch.log_lines(folder, follow=False, trial=second.label)) == [lines[2]]
     with pytest.raises(RecordError, match="has no trial 'num_layer=1': did you mean num_layers="):
         list(watch.log_lines(folder, follow=False, trial="num_layer=1"))
+
+
+def test_a_reader_who_has_seen_enough_gets_no_traceback(tiny_plan: Plan, tmp_path: Path) -> None:
+    (planned(tiny_plan, tmp_path) / "sweep.log").write_text("a line\n" * 100_000)
+    command = f"{sys.executable} -m archsweep logs tiny --results {tmp_path} | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, env=ENVIRONMENT, check=True)
+    assert (done.stdout, done.stderr) == ("a line\n", "")
 
 
 def test_status_without_a_name_lists_every_sweep_and_one_that_cannot_be_read(
