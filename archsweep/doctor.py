@@ -180,4 +180,4 @@ def _cluster(address: str) -> Finding:
     except (OSError, ValueError) as error:
         return Finding(False, f"nothing answers at {address} ({error}). Give HOST:PORT as `ray start --head` printed it.")
     except MachineError as error:
-        return Finding(False, f"{error} Both need the same Ray and Python.")
+        return Finding(False, f"{error} The cluster and this machine need the same Ray and Python.")
