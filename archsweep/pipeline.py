@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import shutil
@@ -14,8 +13,11 @@ from archsweep.atomic import OTHER_RESULTS, must_be_writable
 from archsweep.config import FAMILIES, NAME_PATTERN, label
 from archsweep.errors import ConfigError, RecordError, SpaceError, nearest
 from archsweep.planning import find
-from archsweep.planning.plan import Plan, make_plan
+from archsweep.planning.extend import reconcile
+from archsweep.planning.plan import Plan, longest_first, make_plan, make_single_plan
+from archsweep.planning.split import split
 from archsweep.records.schema import CONFIG_FILE, MODEL_FOLDER, PLAN_FILE, TRIALS_FOLDER
+from archsweep.space import TEXT_FIELDS
 from archsweep.training.corpus import identify
 
 if TYPE_CHECKING:
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
     from archsweep.running.progress import Progress
     from archsweep.running.recorder import Recorder
     from archsweep.running.worker import KeepModels
+
+
+Text = tuple[object, ...]
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,15 @@ class Leavings:
     track: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Ledger:
+    """What is done with what is recorded already. Finished trials are never trained again, half-done ones go on."""
+
+    extend: bool = False  # let a plan that asks for more be joined with the folder's
+    retry_failed: bool = True
+    fresh: bool = False  # train what another sweep of the same results has finished
+
+
 def plan(question: Question) -> Plan:
     """Every trial that answers the question, priced, before anything runs. Imports neither torch nor ray nor pandas."""
     found = find.find(question.space)
@@ -84,49 +98,83 @@ def plan(question: Question) -> Plan:
     return make_plan(name, found.question, space, identify(space.base.dataset, space.base.tokenizer), question.command)
 
 
-def run(plan: Plan, folder: Path, machine: Machine, console: Console, leavings: Leavings = Leavings()) -> None:
-    """Train every trial of the plan that `folder` does not hold yet; records grow as trials report."""
-    from archsweep.running import trackers
-    from archsweep.running.progress import Progress
-    from archsweep.running.recorder import Recorder, unfinished
+def plan_one(config: ExperimentConfig, cache_dir: Path | None = None, command: str = "") -> Plan:
+    """The plan of one config as it is: one trial of one replica; a length in epochs becomes one in tokens."""
+    from archsweep.training.data import LanguageModelDataset
 
+    if config.max_tokens is None:
+        config = config.copy(max_tokens=LanguageModelDataset(config, cache_dir).steps() * config.tokens_per_step)
+    return make_single_plan(config, identify(config.dataset, config.tokenizer), command)
+
+
+def run(
+    plan: Plan, folder: Path, machine: Machine, console: Console, ledger: Ledger | None = None, leavings: Leavings | None = None
+) -> None:
+    """Train every trial of the plan that neither `folder` nor a sweep beside it holds yet; records grow as trials report."""
+    from archsweep.running import recorder, trackers
+    from archsweep.running.progress import Progress
+
+    ledger, leavings = ledger or Ledger(), leavings or Leavings()
     trackers.check(leavings.track)
     _check_overrides(plan)
-    with _opened(folder, plan):
-        trials = unfinished(plan, folder)
-        progress = Progress(plan, trials, folder, console)
+    with _opened(folder, plan, extend=ledger.extend) as settled:
+        left = recorder.to_train(settled.trials, folder, retry_failed=ledger.retry_failed)
+        reused = [] if ledger.fresh else recorder.reuse(left, folder)
+        trials = [trial for trial in left if trial not in reused]
+        progress = Progress(settled, trials, folder, console)
         with progress.written():
-            if skipped := len(plan.trials) - len(trials):
-                progress.say(f"{skipped} of {len(plan.trials)} trials are finished and stay as they are")
+            if skipped := len(settled.trials) - len(left):
+                ended = "finished" if ledger.retry_failed else "finished or failed"
+                progress.say(f"{skipped} of {len(settled.trials)} trials are {ended} and stay as they are")
+            if reused:
+                progress.say(f"{len(reused)} trials are taken from other sweeps in {folder.parent}; --fresh trains them")
             if trials:
-                with trackers.opened(plan, folder, leavings.track, progress.say) as told:
-                    _train(trials, folder, machine, progress, Recorder(folder, progress, told, leavings.keep_models))
+                with trackers.opened(settled, folder, leavings.track, progress.say) as told:
+                    watched = recorder.Recorder(folder, progress, told, leavings.keep_models)
+                    _train(settled, trials, folder, machine, progress, watched)
 
 
-def _train(trials: list[Trial], folder: Path, machine: Machine, progress: Progress, recorder: Recorder) -> None:
+def _train(plan: Plan, trials: list[Trial], folder: Path, machine: Machine, progress: Progress, recorder: Recorder) -> None:
+    """Let a runner train the trials, with its reports recorded and shown; a stop that was asked for becomes a KeyboardInterrupt."""
     from archsweep.running import ray_tune, serial
     from archsweep.running.stop import stop_requests
+
+    texts = _tokenized(trials, machine.cache_dir)  # before any worker starts: what is wrong with the data shows here
+
+    def watched(trials: list[Trial], train: Callable[..., object]) -> None:
+        corpus_ids = {trial.id: texts[_text(trial.config)] for trial in trials}
+        with progress.shown(trials), stop_requests(folder, progress.say) as stop:
+            train(trials, corpus_ids, recorder, stop, machine.cache_dir)
+        if stop.is_set():
+            raise KeyboardInterrupt
+
+    if machine.serial:
+        watched(trials, serial.run)
+        return
+    with ray_tune.started(machine.num_cpus, machine.num_gpus, machine.address) as cluster:
+        watched(_split(plan, trials, folder, cluster.slots(trials)), cluster.run)
+
+
+def _tokenized(trials: list[Trial], cache_dir: Path | None) -> dict[Text, str]:
+    """The id of each tokenized corpus that the trials read, each made once."""
     from archsweep.training.data import prepare
 
-    corpus_ids = {
-        trial.id: prepare(trial.config, machine.cache_dir).id for trial in trials
-    }  # before any worker starts: what is wrong with the data shows here
-    with progress.shown(), stop_requests(folder, progress.say) as stop:
-        if machine.serial:
-            serial.run(trials, corpus_ids, recorder, stop, machine.cache_dir)
-        else:
-            ray_tune.run(
-                trials,
-                corpus_ids,
-                recorder,
-                stop,
-                num_cpus=machine.num_cpus,
-                num_gpus=machine.num_gpus,
-                address=machine.address,
-                cache_dir=machine.cache_dir,
-            )
-    if stop.is_set():
-        raise KeyboardInterrupt
+    return {text: prepare(config, cache_dir).id for text, config in {_text(trial.config): trial.config for trial in trials}.items()}
+
+
+def _text(config: ExperimentConfig) -> Text:
+    """What decides a config's tokens, and how many there must be."""
+    return tuple(getattr(config, name) for name in (*TEXT_FIELDS, "context_length", "max_tokens"))
+
+
+def _split(plan: Plan, trials: list[Trial], folder: Path, slots: int) -> list[Trial]:
+    """The trials for so many slots, large ones in parts, as the folder's plan then says; once one has begun they stay as they are."""
+    if any((folder / TRIALS_FOLDER / trial.id).exists() for trial in trials):
+        return trials
+    parts = split(trials, slots, plan.corpus_id)
+    kept = [trial for trial in plan.trials if trial not in trials]
+    plan.model_copy(update={"trials": tuple(longest_first([*kept, *parts]))}).save(folder / PLAN_FILE)
+    return parts
 
 
 def collect(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -152,13 +200,15 @@ def export(folder: Path, variant: str, target: Path) -> Path:
 
     Raises RecordError for a variant that is not there or has no model, ConfigError where `target` exists.
     """
+    from archsweep.records import read
     from archsweep.records.files import load_plan
 
-    trials = {label(trial["variant"]): trial["id"] for trial in load_plan(folder)["trials"]}
-    if variant not in trials:
-        raise RecordError(f"{folder} has no variant {variant!r}: {nearest(variant, trials)}")
-    trial = folder / TRIALS_FOLDER / trials[variant]
-    if not (trial / MODEL_FOLDER).is_dir():
+    variants = {label(trial["variant"]) for trial in load_plan(folder)["trials"]}
+    if variant not in variants:
+        raise RecordError(f"{folder} has no variant {variant!r}: {nearest(variant, variants)}")
+    best = read.best_trial(folder, variant)
+    trial = folder / TRIALS_FOLDER / (best or "")
+    if best is None or not (trial / MODEL_FOLDER).is_dir():
         raise RecordError(
             f"{variant} has no model: it is written when its trial has finished, unless --keep-models is none. Run the sweep again."
         )
@@ -186,32 +236,28 @@ def is_sweep(folder: Path) -> bool:
 
 
 @contextmanager
-def _opened(folder: Path, plan: Plan) -> Iterator[None]:
-    """The sweep's folder, for this process alone. A folder keeps one plan, so that its report answers one question."""
+def _opened(folder: Path, plan: Plan, *, extend: bool = False) -> Iterator[Plan]:
+    """The sweep's folder, for this process alone, with the plan that it then holds: a folder answers one question."""
     from archsweep.running.lock import locked
 
     with locked(folder):
-        _check_same(folder / PLAN_FILE, plan)
+        settled = _settled(folder / PLAN_FILE, plan, extend)
         with must_be_writable(folder, OTHER_RESULTS):
-            plan.save(folder / PLAN_FILE)
-        yield
+            settled.save(folder / PLAN_FILE)
+        yield settled
 
 
-def _check_same(path: Path, plan: Plan) -> None:
-    """Raises SpaceError where `path` holds a plan of other trials."""
+def _settled(path: Path, plan: Plan, extend: bool) -> Plan:
+    """What is run: `plan`, or what `path` holds of it. Raises SpaceError where that is a plan of other trials."""
     if not path.exists():
-        return
+        return plan
     try:
-        recorded = {trial["id"] for trial in json.loads(path.read_text())["trials"]}
-    except (ValueError, KeyError, TypeError):
+        recorded = Plan.load(path)
+    except RecordError:
         raise SpaceError(
             f"{path} must be a plan and cannot be read. Remove it: the trials beside it stay, and are not trained again."
         ) from None
-    if recorded != {trial.id for trial in plan.trials}:
-        raise SpaceError(
-            f"{path.parent} holds another plan than this one: its search space, base, settings or text were different. "
-            "Give this sweep a name of its own with --name, or delete the folder."
-        )
+    return reconcile(recorded, plan, extend=extend)
 
 
 def _check_overrides(plan: Plan) -> None:
@@ -222,24 +268,3 @@ def _check_overrides(plan: Plan) -> None:
         for trial in plan.trials:
             if trial.config.family in FAMILIES:
                 hugging_face_config(trial.config)
-
-
-def train_one(config: ExperimentConfig, folder: Path, cache_dir: Path | None, say: Callable[[str], object]) -> Path:
-    """Train one config in this process, without Ray, as the library's user would; leaves config, results and model in the folder."""
-    from archsweep import ArchitectureExperiment, ExperimentResults, MetricsTracker
-
-    if is_sweep(folder):
-        raise ConfigError(f"{folder} holds a sweep. Give this experiment a name of its own: --set experiment_name=NAME.")
-    with must_be_writable(folder, OTHER_RESULTS):
-        config.save(folder / CONFIG_FILE)
-    experiment = ArchitectureExperiment(config, output_dir=folder, cache_dir=cache_dir)
-    experiment.setup()
-    tracker = MetricsTracker()
-    for epoch in range(config.num_epochs):
-        train_metrics = experiment.train_epoch(epoch)
-        val_metrics = experiment.evaluate()
-        tracker.add_metrics(train_metrics, val_metrics)
-        losses = f"training loss {train_metrics['loss']:.4f}, validation loss {val_metrics['loss']:.4f}"
-        say(f"epoch {epoch + 1} of {config.num_epochs}: {losses}")
-    results = ExperimentResults(config=config, metrics=tracker.get_all_metrics(), performance_stats=experiment.performance_stats)
-    return results.save(folder)

@@ -58,6 +58,17 @@ def collect(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     return results, curves
 
 
+def best_trial(folder: str | Path, variant: str) -> str | None:
+    """The trial with a variant's lowest loss, within its setting of the lowest mean over seeds, by its id; None where none has finished."""
+    rows = load(folder)
+    rows = rows[(rows["variant"] == variant) & (rows["status"] == "finished")]
+    if rows.empty:
+        return None
+    means = rows.groupby(["learning_rate", "weight_decay"])["val_loss"].transform("mean")
+    best = rows[means == means.min()]
+    return str(best.loc[best["val_loss"].idxmin(), "trial_id"])
+
+
 def from_experiments(experiments: Sequence[ExperimentResults]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The results and curves of experiments that were run by hand; the variant of each is its experiment_name.
 

@@ -36,7 +36,7 @@ def removable(folder: Path, models: bool) -> Iterator[list[Removable]]:
     if driver := owner(folder):
         raise MachineError(f"{folder} is being run by {driver}. Wait for it, or stop it: python -m archsweep stop {folder.name}.")
     with locked(folder):
-        found = [*_drafts(folder)]
+        found = [*_drafts(folder), *_drafts(folder / TRIALS_FOLDER)]
         for trial in (trial for trial in trials if trial.is_dir() and not trial.is_symlink()):
             found += _of_trial(trial, models)
         yield found

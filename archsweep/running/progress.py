@@ -37,7 +37,7 @@ class Progress:
     """Tells of a run of `trials`, those of the plan that are left, in the sweep's folder and on the console."""
 
     def __init__(self, plan: Plan, trials: Sequence[Trial], folder: Path, console: Console) -> None:
-        self._folder, self._console, self._count = folder, console, len(trials)
+        self._folder, self._console = folder, console
         self._tally = Tally(plan.trials, trials)
         self._lock = threading.RLock()  # the screen and progress.json are drawn from threads of their own
         left = {trial.id for trial in trials}
@@ -63,9 +63,11 @@ class Progress:
         self._log(f"ended, {self._summary()}")
 
     @contextmanager
-    def shown(self) -> Iterator[None]:
-        """Show the training for the length of the block."""
-        self._note(f"{self._count} trials to train")
+    def shown(self, trials: Sequence[Trial]) -> Iterator[None]:
+        """Show the training for the length of the block, of the trials that are left or of the parts that they were split into."""
+        with self._lock:
+            self._tally.expect(trials)
+        self._note(f"{len(trials)} trials to train")
         with self._live():
             yield
 
@@ -106,7 +108,8 @@ class Progress:
 
     def _log(self, line: str, trial: Trial | None = None) -> None:
         which = f"[{trial.id}] " if trial else ""
-        with open(self._folder / LOG_FILE, "ab", buffering=0) as log:  # one write a line: a signal's line never falls into another's
+        # One write a line: a signal's line never falls into another's. A disk that is full or gone ends a sweep by its records, not here.
+        with suppress(OSError), open(self._folder / LOG_FILE, "ab", buffering=0) as log:
             log.write(f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S} {which}{' '.join(line.splitlines())}\n".encode())
 
     def _summary(self) -> str:
@@ -126,5 +129,7 @@ class Progress:
             return view(self._tally.snapshot(), max(FEWEST_LINES, self._console.height))
 
     def _write(self) -> None:
-        with self._lock, suppress(OSError):  # a full disk ends the sweep where its records are written, not here
+        if not self._folder.is_dir():
+            return  # moved or unmounted: not to be made anew
+        with self._lock, suppress(OSError):
             write_atomically(self._folder / PROGRESS_FILE, self._tally.snapshot().model_dump_json(indent=1) + "\n")

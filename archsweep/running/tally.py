@@ -30,18 +30,27 @@ class Tally:
     def __init__(self, planned: Sequence[Trial], trials: Sequence[Trial], clock: Callable[[], float] = perf_counter) -> None:
         self._clock, self._began = clock, clock()
         self._states: dict[str, State] = dict.fromkeys((trial.id for trial in planned), "to_do")
-        self._work = {trial.id: _work(trial) for trial in trials}
-        self._left = dict(self._work)
+        self._work: dict[str, float] = {}
+        self._left: dict[str, float] = {}
         self._attempts: dict[str, _Attempt] = {}
         self._gained = 0.0
         self._first_report: tuple[float, float] | None = None  # when, and the work done by then: start-up is not the rate
         self._last_report = 0.0
         self._losses = Losses(planned)
+        self.expect(trials)
+
+    def expect(self, trials: Sequence[Trial]) -> None:
+        """These are left to train, instead of those of before: their parts, where they were split."""
+        for former in self._left:
+            self._states.pop(former)
+        self._states |= {trial.id: "to_do" for trial in trials}
+        self._work = {trial.id: float(trial.work) for trial in trials}
+        self._left = dict(self._work)
 
     def began(self, trial: Trial) -> None:
         """An attempt at a trial, the first or a later one."""
         self._states[trial.id] = "running"
-        self._left[trial.id] = self._work.setdefault(trial.id, _work(trial))
+        self._left[trial.id] = self._work.setdefault(trial.id, float(trial.work))
         self._attempts[trial.id] = _Attempt(trial)
 
     def reported(self, trial: Trial, report: Report) -> None:
@@ -168,7 +177,3 @@ def _half_width(losses: Sequence[float]) -> float | None:
     from scipy.special import stdtrit
 
     return float(stdtrit(len(losses) - 1, (1 + CONFIDENCE) / 2)) * stdev(losses) / math.sqrt(len(losses))
-
-
-def _work(trial: Trial) -> float:
-    return float(trial.cost.work * len(trial.replicas))

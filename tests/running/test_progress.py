@@ -175,7 +175,7 @@ def test_the_log_says_every_line_with_its_trial_and_progress_json_is_what_was_sh
     first, second = tiny_plan.trials
     screen = io.StringIO()
     progress = Progress(tiny_plan, tiny_plan.trials, tmp_path, Console(file=screen, width=80, height=24, force_terminal=True))
-    with progress.written(), progress.shown():
+    with progress.written(), progress.shown(tiny_plan.trials):
         progress.trial_began(first)
         progress.trial_reported(first, report(step=5, seconds=3))
         progress.trial_failed(first, "out of luck", tmp_path / "error.txt")

@@ -99,7 +99,7 @@ def row(seed: int, tokens: int, val_loss: float | None) -> dict[str, Any]:
 
 def run(plan: Plan, folder: Path, *track: str) -> str:
     screen = io.StringIO()
-    pipeline.run(plan, folder, SERIAL, Console(file=screen, width=200), Leavings(track=track))
+    pipeline.run(plan, folder, SERIAL, Console(file=screen, width=200), leavings=Leavings(track=track))
     pipeline.collect(folder)
     return screen.getvalue()
 
