@@ -131,6 +131,7 @@ def _fit(work: _Work, trials: Sequence[Trial]) -> Any:
     """One round: Tune's result dataframe of the trials, one row each."""
     from ray import tune
 
+    requests = dict(work.requests)  # Tune pickles what reads them, and `work` holds the screen
     trainable = tune.with_resources(
         tune.with_parameters(
             _trainable(),
@@ -140,7 +141,7 @@ def _fit(work: _Work, trials: Sequence[Trial]) -> Any:
             cache_dir=work.cache_dir,
             keep_models=work.recorder.keep_models,
         ),
-        lambda config: tune.PlacementGroupFactory([_bundle(work.requests[config["trial_id"]])]),
+        lambda config: tune.PlacementGroupFactory([_bundle(requests[config["trial_id"]])]),
     )
     with tempfile.TemporaryDirectory(prefix="archsweep-tune-") as scratch:
         tuner = tune.Tuner(
