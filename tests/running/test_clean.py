@@ -11,7 +11,7 @@ from rich.console import Console
 
 from archsweep import cli, load, pipeline
 from archsweep.errors import MachineError
-from archsweep.pipeline import Leavings, Machine
+from archsweep.pipeline import Leavings, Ledger, Machine
 from archsweep.records import write
 from archsweep.running.clean import removable
 from archsweep.running.lock import locked
@@ -28,7 +28,7 @@ PRECIOUS = {"plan.json", "config.json", "records.jsonl", "results.json", "sweep.
 
 def run(plan: Plan, folder: Path, keep_models: Literal["best", "all", "none"]) -> None:
     leavings = Leavings(keep_models=keep_models)
-    pipeline.run(plan, folder, Machine(serial=True), Console(file=io.StringIO()), leavings=leavings)
+    pipeline.run(plan, folder, Machine(serial=True), Console(file=io.StringIO()), Ledger(fresh=True), leavings)
     pipeline.collect(folder)
 
 
@@ -41,7 +41,7 @@ def test_the_best_model_every_model_or_none_is_kept_of_the_same_trials(tiny_plan
     trial = tiny_plan.trials[0]
     replicas = [f"models/{replica_name(replica.model_dump())}" for replica in trial.replicas]
     for keep, expected in (("best", ["model"]), ("all", ["model", *sorted(replicas)]), ("none", [])):
-        folder = tmp_path / keep / "tiny"  # not beside the others, whose trials it would take
+        folder = tmp_path / keep
         run(tiny_plan, folder, keep)  # type: ignore[arg-type]
         assert weights(folder / "trials" / trial.id) == expected
         assert not (folder / "trials" / trial.id / "checkpoint").exists()

@@ -93,6 +93,18 @@ def test_the_time_left_is_the_work_left_over_the_rate_since_the_first_report(tin
     assert tally.snapshot().share_done == pytest.approx(5 / (6 + 6 * relative))
 
 
+def test_a_trial_that_was_split_counts_as_its_parts(tiny_plan: Plan) -> None:
+    first, second = tiny_plan.trials
+    tally = Tally(tiny_plan.trials, [first])
+    tally.ended(second, "finished")
+    parts = [first.with_replicas(first.replicas[:2], "corpus"), first.with_replicas(first.replicas[2:], "corpus")]
+    tally.expect(parts)
+    assert str(tally.snapshot().counts) == "1 of 3 trials finished, 2 to do"
+    tally.began(parts[0])
+    tally.reported(parts[0], report(step=6, seconds=4))
+    assert tally.snapshot().share_done == pytest.approx(0.5)
+
+
 def test_what_a_checkpoint_brought_is_no_speed(tiny_plan: Plan) -> None:
     first, _ = tiny_plan.trials
     clock = Clock()
@@ -197,14 +209,15 @@ def test_the_log_says_every_line_with_its_trial_and_progress_json_is_what_was_sh
 
 def test_what_had_finished_before_this_run_counts_and_can_be_the_best(tiny_plan: Plan, tmp_path: Path) -> None:
     before, left = tiny_plan.trials
-    folder = tmp_path / "trials" / before.id
+    sweep = tmp_path / "tiny"
+    folder = sweep / "trials" / before.id
     folder.mkdir(parents=True)
     write.append(folder, [each | {"step": 6} for each in rows({(1e-3, 0): 2.0, (1e-3, 1): 2.0})])
     write.finish(folder, write.Outcome(status="finished"))
-    progress = Progress(tiny_plan, [left], tmp_path, Console(file=io.StringIO()))
+    progress = Progress(tiny_plan, [left], sweep, Console(file=io.StringIO()))
     with progress.written():
         pass
-    seen = Snapshot.model_validate_json((tmp_path / "progress.json").read_bytes())
+    seen = Snapshot.model_validate_json((sweep / "progress.json").read_bytes())
     assert (seen.counts.finished, seen.counts.to_do, seen.share_done) == (1, 1, 0)
     assert seen.best is not None
     assert (seen.best.variant, seen.best.val_loss) == (before.label, 2.0)

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from archsweep import load_curves, pipeline
 from archsweep.errors import MachineError
-from archsweep.pipeline import Leavings, Machine
+from archsweep.pipeline import Leavings, Ledger, Machine
 from archsweep.running import trackers
 from archsweep.running.trackers import TensorBoard, Trackers, replica_name
 
@@ -99,7 +99,7 @@ def row(seed: int, tokens: int, val_loss: float | None) -> dict[str, Any]:
 
 def run(plan: Plan, folder: Path, *track: str) -> str:
     screen = io.StringIO()
-    pipeline.run(plan, folder, SERIAL, Console(file=screen, width=200), leavings=Leavings(track=track))
+    pipeline.run(plan, folder, SERIAL, Console(file=screen, width=200), Ledger(fresh=True), Leavings(track=track))
     pipeline.collect(folder)
     return screen.getvalue()
 

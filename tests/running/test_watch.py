@@ -75,8 +75,9 @@ def test_a_running_sweep_is_seen_followed_and_stopped_from_another_terminal(tmp_
             [sys.executable, "-m", "archsweep", "logs", "long", "--follow", *in_results(tmp_path)],
             stdout=subprocess.PIPE, text=True, env=ENVIRONMENT,
         )  # fmt: skip
-        while not (seen := json.loads(archsweep_says("status", "long", "--json", *in_results(tmp_path))))["trials"][0]["val_loss"]:
-            pass
+        seen: dict[str, Any] = {"trials": []}
+        while not any(trial["val_loss"] for trial in seen["trials"]):  # once every two seconds it is written
+            seen = json.loads(archsweep_says("status", "long", "--json", *in_results(tmp_path)))
         assert seen["running"] is True
         assert seen["driver"]["pid"] == sweep.pid
         assert seen["counts"] | {"running": 1, "to_do": 1} == seen["counts"]
