@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+OTHER_RESULTS = "Give another place with --results."
+
+
 @contextmanager
 def must_be_writable(folder: Path, way_out: str) -> Iterator[None]:
     """What goes wrong with the disk in the block becomes a MachineError that names `folder` and the way out."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import sys
@@ -17,12 +18,12 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from archsweep.pipeline import Ledger, Machine, Question
+    from archsweep.pipeline import Leavings, Ledger, Machine, Question
     from archsweep.planning.plan import Plan
 
 # Each command imports what it needs when it runs, so that --help answers at once.
 
-EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_FAILED, EXIT_USAGE, EXIT_ENVIRONMENT, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 app = App(
     name="archsweep",
@@ -40,6 +41,14 @@ Settings = Annotated[
 ]
 Base = Annotated[Literal["tiny", "small", "gpt2"] | None, Parameter(help="ask the same question of another base; the budget follows")]
 Cache = Annotated[Path | None, Parameter(env_var="ARCHSWEEP_CACHE", help="where tokenized corpora are kept [default: ~/.cache/archsweep]")]
+KeepModels = Annotated[
+    Literal["best", "all", "none"], Parameter(help="of each finished trial: the best replica's model, every replica's, or no model")
+]
+Track = Annotated[
+    list[Literal["wandb", "mlflow"]] | None,
+    Parameter(negative="", consume_multiple=False, help="tell it too, beside TensorBoard's files; may be repeated"),
+]
+Sweep = Annotated[str, Parameter(help="the sweep's name, or its folder")]
 Smoke = Annotated[bool, Parameter(negative="", help="the same path, small: see in under a minute that it works")]
 
 
@@ -57,6 +66,8 @@ def sweep(
     num_gpus: Annotated[int | None, Parameter(help="GPUs to use; trials share them")] = None,
     address: Annotated[str | None, Parameter(help="a running Ray cluster, as HOST:PORT or auto")] = None,
     serial: Annotated[bool, Parameter(negative="", help="train in this process, without Ray")] = False,
+    keep_models: KeepModels = "best",
+    track: Track = None,
     extend: Annotated[bool, Parameter(negative="", help="add to the sweep's folder what this plan asks for beyond it")] = False,
     retry_failed: Annotated[bool, Parameter(help="train again what failed")] = True,
     fresh: Annotated[bool, Parameter(negative="", help="train also what another sweep of the same results has finished")] = False,
@@ -76,7 +87,9 @@ def sweep(
     if dry_run:
         return 0
     machine = pipeline.Machine(num_cpus, num_gpus, address, serial, cache, checkpoint_seconds)
-    return _run(planned, pipeline.sweep_folder(results, planned.name), machine, console, pipeline.Ledger(extend, retry_failed, fresh))
+    ledger = pipeline.Ledger(extend, retry_failed, fresh)
+    leavings = pipeline.Leavings(keep_models, tuple(dict.fromkeys(track or ())))
+    return _run(planned, pipeline.sweep_folder(results, planned.name), machine, console, ledger, leavings)
 
 
 @app.command
@@ -89,7 +102,7 @@ def plan(space: SpaceName, *, name: SweepName = None, base: Base = None, setting
 
 
 @app.command
-def report(sweep: Annotated[str, Parameter(help="the sweep's name, or its folder")], *, results: Results = Path("results")) -> int:
+def report(sweep: Sweep, *, results: Results = Path("results")) -> int:
     """Write a sweep's report from its records, whether it has ended or not."""
     from archsweep import pipeline
 
@@ -101,7 +114,7 @@ def report(sweep: Annotated[str, Parameter(help="the sweep's name, or its folder
 
 @app.command
 def export(
-    sweep: Annotated[str, Parameter(help="the sweep's name, or its folder")],
+    sweep: Sweep,
     variant: Annotated[str, Parameter(help="the variant as the report names it, in quotes: 'num_layers=2 num_heads=4'")],
     *,
     to: Annotated[Path | None, Parameter(help="the new folder [default: ./SWEEP-VARIANT]")] = None,
@@ -136,6 +149,95 @@ def train(
 
 
 @app.command
+def status(
+    sweep: Annotated[str | None, Parameter(help="the sweep's name, or its folder; left out: a line for each sweep")] = None,
+    *,
+    json: Annotated[bool, Parameter(negative="", help="all of it as JSON")] = False,
+    results: Results = Path("results"),
+) -> int:
+    """Tell how far a sweep is, also while it runs elsewhere."""
+    from archsweep.running import watch
+
+    if sweep is None:
+        for line in watch.list_sweeps(results, json) or [f"no sweeps in {results}"]:
+            _say(line)
+        return 0
+    found = watch.read_status(_sweep_at(sweep, results))
+    if json:
+        _say(found.model_dump_json(indent=2))
+        return 0
+    for line in watch.status_lines(found):
+        _say(line)
+    if found.trials:
+        from archsweep.running.view import running_table
+
+        _console().print(running_table(found.trials, ids=True))
+    return 0
+
+
+@app.command
+def logs(
+    sweep: Sweep,
+    *,
+    follow: Annotated[bool, Parameter(name=["--follow", "-f"], negative="", help="go on with what is said, until the run ends")] = False,
+    trial: Annotated[str | None, Parameter(help="of one trial, by its id, or of one variant, as 'num_layers=2 num_heads=4'")] = None,
+    results: Results = Path("results"),
+) -> int:
+    """Print what a sweep has said."""
+    from archsweep.running import watch
+
+    for line in watch.log_lines(_sweep_at(sweep, results), follow, trial):
+        _say(line)
+    return 0
+
+
+@app.command
+def stop(sweep: Sweep, *, results: Results = Path("results")) -> int:
+    """Ask a running sweep, on this machine or another, to save its trials and stop; wait until it has."""
+    from archsweep.running import watch
+
+    watch.stop(_sweep_at(sweep, results), _say)
+    return 0
+
+
+@app.command
+def clean(
+    sweep: Sweep,
+    *,
+    models: Annotated[bool, Parameter(negative="", help="the kept models too")] = False,
+    yes: Annotated[bool, Parameter(name=["--yes", "-y"], negative="", help="remove without asking")] = False,
+    results: Results = Path("results"),
+) -> int:
+    """Show what a sweep's folder can do without, and remove it after a yes. Records, results and plan stay."""
+    from archsweep.running.clean import removable, remove
+
+    with removable(_sweep_at(sweep, results), models) as found:
+        for each in found:
+            _say(f"{each.size / 1e6:10,.3f} MB  {each.what}  {each.path}")
+        _say(f"{sum(each.size for each in found) / 1e6:10,.3f} MB in all")
+        if found and (yes or _agreed("Remove them?")):
+            remove(found)
+            _say("removed")
+    return 0
+
+
+@app.command
+def doctor(
+    *,
+    address: Annotated[str | None, Parameter(help="a running Ray cluster, as HOST:PORT")] = None,
+    results: Results = Path("results"),
+    cache: Cache = None,
+) -> int:
+    """Check what a sweep needs of this machine: a line each, with the way out where something is amiss."""
+    from archsweep import doctor
+
+    findings = doctor.findings(results, cache, address)
+    for finding in findings:
+        _say(str(finding))
+    return 0 if all(finding.ok for finding in findings) else EXIT_ENVIRONMENT
+
+
+@app.command
 def spaces() -> int:
     """List the shipped search spaces and their questions."""
     from archsweep.planning import find
@@ -147,12 +249,19 @@ def spaces() -> int:
     return 0
 
 
-def _run(planned: Plan, folder: Path, machine: Machine, console: Console, ledger: Ledger | None = None) -> int:
+def _run(
+    planned: Plan,
+    folder: Path,
+    machine: Machine,
+    console: Console,
+    ledger: Ledger | None = None,
+    leavings: Leavings | None = None,
+) -> int:
     """Run, collect, report; what the command ends with."""
     from archsweep import pipeline
 
     try:
-        pipeline.run(planned, folder, machine, console, ledger)
+        pipeline.run(planned, folder, machine, console, ledger, leavings)
         rows, _ = pipeline.collect(folder)
         _print_answer(folder, console)
     except KeyboardInterrupt:
@@ -201,6 +310,14 @@ def _print_answer(folder: Path, console: Console) -> None:
     console.print(f"\nreport: {page}", highlight=False, markup=False)
 
 
+def _agreed(question: str) -> bool:
+    """Whether the person at the terminal says yes; nobody is there to be asked where there is none."""
+    if not sys.stdin.isatty():
+        _say("nothing is removed without a yes: add --yes")
+        return False
+    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+
+
 def _console(width: int | None = None) -> Console:
     from rich.console import Console
 
@@ -229,4 +346,7 @@ def _guarded(command: Callable[[], object]) -> int:
     except KeyboardInterrupt:
         _say("Interrupted.", sys.stderr)
         return EXIT_INTERRUPTED
+    except BrokenPipeError:  # whoever read us, as `head` does, has seen enough; Python would say so once more when it flushes
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
     return result if isinstance(result, int) else 0

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import re
 import shlex
 import shutil
-import socket
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from archsweep.atomic import must_be_writable
+from archsweep.atomic import OTHER_RESULTS, must_be_writable
 from archsweep.config import FAMILIES, NAME_PATTERN, label
-from archsweep.errors import ConfigError, MachineError, RecordError, SpaceError, nearest
+from archsweep.errors import ConfigError, RecordError, SpaceError, nearest
 from archsweep.planning import find
 from archsweep.planning.extend import reconcile
 from archsweep.planning.plan import Plan, longest_first, make_plan, make_single_plan
@@ -33,12 +30,12 @@ if TYPE_CHECKING:
     from archsweep.analysis.compare import Comparison
     from archsweep.config import ExperimentConfig
     from archsweep.planning.plan import Trial
+    from archsweep.running.progress import Progress
+    from archsweep.running.recorder import Recorder
+    from archsweep.running.worker import KeepModels, Storage
 
 
 Text = tuple[object, ...]
-
-LOCK_FILE = ".lock"
-OTHER_RESULTS = "Give another place with --results."
 
 
 @dataclass(frozen=True)
@@ -73,6 +70,14 @@ class Machine:
 
 
 @dataclass(frozen=True)
+class Leavings:
+    """What a run leaves beside its records: models, and its numbers in trackers. Neither is part of what a trial is."""
+
+    keep_models: KeepModels = "best"
+    track: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Ledger:
     """What is done with what is recorded already. Finished trials are never trained again, half-done ones go on."""
 
@@ -103,51 +108,55 @@ def plan_one(config: ExperimentConfig, cache_dir: Path | None = None, command: s
     return make_single_plan(config, identify(config.dataset, config.tokenizer), command)
 
 
-def run(plan: Plan, folder: Path, machine: Machine, console: Console, ledger: Ledger | None = None) -> None:
-    """Train every trial of the plan that neither `folder` nor a sweep beside it holds yet; records grow as trials report."""
-    from archsweep.running import recorder
-
-    _check_overrides(plan)
-    ledger = ledger or Ledger()
-    with _opened(folder, plan, extend=ledger.extend) as settled:
-        trials = recorder.to_train(settled.trials, folder, retry_failed=ledger.retry_failed)
-        if skipped := len(settled.trials) - len(trials):
-            ended = "finished" if ledger.retry_failed else "finished or failed"
-            console.print(f"{skipped} of {len(settled.trials)} trials are {ended} and stay as they are", highlight=False)
-        if not ledger.fresh and (reused := recorder.reuse(trials, folder)):
-            trials = [trial for trial in trials if trial not in reused]
-            console.print(f"{len(reused)} trials are taken from other sweeps in {folder.parent}; --fresh trains them", highlight=False)
-        if trials:
-            _train(settled, trials, folder, machine, console)
-
-
-def _train(plan: Plan, trials: list[Trial], folder: Path, machine: Machine, console: Console) -> None:
-    from archsweep.running import ray_tune, serial
-
-    texts = _tokenized(trials, machine.cache_dir)  # before any worker starts: what is wrong with the data shows here
-    if machine.serial:
-        _watched(trials, texts, folder, machine, console, serial.run)
-        return
-    with ray_tune.started(machine.num_cpus, machine.num_gpus, machine.address) as cluster:
-        parts = _split(plan, trials, folder, cluster.slots(trials))
-        _watched(parts, texts, folder, machine, console, cluster.run)
-
-
-def _watched(
-    trials: list[Trial], texts: Mapping[Text, str], folder: Path, machine: Machine, console: Console, train: Callable[..., object]
+def run(
+    plan: Plan, folder: Path, machine: Machine, console: Console, ledger: Ledger | None = None, leavings: Leavings | None = None
 ) -> None:
-    """Let a runner train the trials, with its reports recorded and shown; a stop that was asked for becomes a KeyboardInterrupt."""
+    """Train every trial of the plan that neither `folder` nor a sweep beside it holds yet; records grow as trials report."""
+    from archsweep.running import recorder, trackers
     from archsweep.running.progress import Progress
-    from archsweep.running.recorder import Recorder
-    from archsweep.running.stop import stop_requests
     from archsweep.running.worker import Storage
 
-    progress = Progress(trials, console)
-    corpus_ids = {trial.id: texts[_text(trial.config)] for trial in trials}
-    with progress.shown(), stop_requests(progress.say) as stop:
-        train(trials, corpus_ids, Recorder(folder, progress), stop, Storage(machine.cache_dir, machine.checkpoint_seconds))
-    if stop.is_set():
-        raise KeyboardInterrupt
+    ledger, leavings = ledger or Ledger(), leavings or Leavings()
+    trackers.check(leavings.track)
+    _check_overrides(plan)
+    with _opened(folder, plan, extend=ledger.extend) as settled:
+        left = recorder.to_train(settled.trials, folder, retry_failed=ledger.retry_failed)
+        reused = [] if ledger.fresh else recorder.reuse(left, folder)
+        trials = [trial for trial in left if trial not in reused]
+        progress = Progress(settled, trials, folder, console)
+        with progress.written():
+            if skipped := len(settled.trials) - len(left):
+                ended = "finished" if ledger.retry_failed else "finished or failed"
+                progress.say(f"{skipped} of {len(settled.trials)} trials are {ended} and stay as they are")
+            if reused:
+                progress.say(f"{len(reused)} trials are taken from other sweeps in {folder.parent}; --fresh trains them")
+            if trials:
+                with trackers.opened(settled, folder, leavings.track, progress.say) as told:
+                    storage = Storage(machine.cache_dir, machine.checkpoint_seconds, leavings.keep_models)
+                    _train(settled, trials, folder, machine, storage, progress, recorder.Recorder(folder, progress, told))
+
+
+def _train(
+    plan: Plan, trials: list[Trial], folder: Path, machine: Machine, storage: Storage, progress: Progress, recorder: Recorder
+) -> None:
+    """Let a runner train the trials, with its reports recorded and shown; a stop that was asked for becomes a KeyboardInterrupt."""
+    from archsweep.running import ray_tune, serial
+    from archsweep.running.stop import stop_requests
+
+    texts = _tokenized(trials, machine.cache_dir)  # before any worker starts: what is wrong with the data shows here
+
+    def watched(trials: list[Trial], train: Callable[..., object]) -> None:
+        corpus_ids = {trial.id: texts[_text(trial.config)] for trial in trials}
+        with progress.shown(trials), stop_requests(folder, progress.say) as stop:
+            train(trials, corpus_ids, recorder, stop, storage)
+        if stop.is_set():
+            raise KeyboardInterrupt
+
+    if machine.serial:
+        watched(trials, serial.run)
+        return
+    with ray_tune.started(machine.num_cpus, machine.num_gpus, machine.address) as cluster:
+        watched(_split(plan, trials, folder, cluster.slots(trials)), cluster.run)
 
 
 def _tokenized(trials: list[Trial], cache_dir: Path | None) -> dict[Text, str]:
@@ -196,14 +205,17 @@ def export(folder: Path, variant: str, target: Path) -> Path:
     Raises RecordError for a variant that is not there or has no model, ConfigError where `target` exists.
     """
     from archsweep.records import read
+    from archsweep.records.files import load_plan
 
-    variants = {label(trial["variant"]) for trial in read.load_plan(folder)["trials"]}
+    variants = {label(trial["variant"]) for trial in load_plan(folder)["trials"]}
     if variant not in variants:
         raise RecordError(f"{folder} has no variant {variant!r}: {nearest(variant, variants)}")
     best = read.best_trial(folder, variant)
     trial = folder / TRIALS_FOLDER / (best or "")
     if best is None or not (trial / MODEL_FOLDER).is_dir():
-        raise RecordError(f"{variant} has no model yet: it is written when its trial has finished. Run the sweep again.")
+        raise RecordError(
+            f"{variant} has no model: it is written when its trial has finished, unless --keep-models is none. Run the sweep again."
+        )
     if target.exists():
         raise ConfigError(f"{target} must not exist yet, so that nothing in it is lost. Give another folder with --to.")
     with must_be_writable(target, "Give another folder with --to."):
@@ -230,20 +242,11 @@ def is_sweep(folder: Path) -> bool:
 @contextmanager
 def _opened(folder: Path, plan: Plan, *, extend: bool = False) -> Iterator[Plan]:
     """The sweep's folder, for this process alone, with the plan that it then holds: a folder answers one question."""
-    with must_be_writable(folder, OTHER_RESULTS):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / LOCK_FILE, "a+")  # noqa: SIM115  # closed below, which is what gives the lock back
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            raise MachineError(f"{folder} is being run by {lock.read().strip() or 'another process'}. Wait for it, or stop it.") from None
+    from archsweep.running.lock import locked
+
+    with locked(folder):
         settled = _settled(folder / PLAN_FILE, plan, extend)
         with must_be_writable(folder, OTHER_RESULTS):
-            lock.truncate(0)
-            lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            lock.flush()
             settled.save(folder / PLAN_FILE)
         yield settled
 

@@ -27,13 +27,17 @@ ROOMS = {
     "config": ({"atomic", "errors"}, {"pydantic"}),
     "space": ({"errors", "config"}, {"pydantic"}),
     "extensions": ({"errors", "config"}, {"torch"}),
+    "doctor": ({"errors", "training", "running"}, {"torch", "huggingface_hub", "packaging"}),
     "planning": (FOUNDATION | {"extensions", "planning"}, {"pydantic", "rich"}),
     "training": (
         {"atomic", "errors", "config", "extensions", "training"},
         {"pydantic", "safetensors", "pynvml", "torch", "transformers", "datasets", "tokenizers", "numpy", "pyarrow", "huggingface_hub"},
     ),
     "records": ({"atomic", "errors", "config", "records"}, {"pydantic", "pyarrow", "pandas"}),
-    "running": (FOUNDATION | {"planning", "records", "running", "training"}, {"rich", "ray", "torch"}),
+    "running": (
+        FOUNDATION | {"planning", "records", "running", "training"},
+        {"pydantic", "rich", "ray", "torch", "scipy", "tensorboardX", "wandb", "mlflow"},
+    ),
     "analysis": (
         {"atomic", "errors", "config", "records", "analysis"},
         {"pandas", "numpy", "scipy", "seaborn", "matplotlib", "jinja2", "markupsafe"},
@@ -42,7 +46,15 @@ ROOMS = {
 
 OUTSIDE = {"__init__.py", "__main__.py", "cli.py", "pipeline.py"}  # the doors, which lead to every room
 
-ONLY_IN = {"ray": {"running/ray_tune.py"}, "torch": {"running/worker.py"}, "training": {"running/worker.py"}}  # within `running`
+ONLY_IN = {  # within `running`
+    "ray": {"running/ray_tune.py"},
+    "torch": {"running/worker.py"},
+    "training": {"running/worker.py"},
+    "scipy": {"running/tally.py"},
+    "tensorboardX": {"running/trackers.py"},
+    "wandb": {"running/trackers.py"},
+    "mlflow": {"running/trackers.py"},
+}
 
 
 def imports(path: Path) -> Iterator[str]:

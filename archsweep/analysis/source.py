@@ -13,6 +13,7 @@ import pandas as pd
 from archsweep.config import label
 from archsweep.errors import RecordError, nearest
 from archsweep.records import read
+from archsweep.records.files import load_plan
 from archsweep.records.results import ExperimentResults
 from archsweep.records.schema import COST, CURVES, RESULTS
 
@@ -60,7 +61,7 @@ def read_source(given: Given, compare: Sequence[str] | None = None) -> Source:
 
 
 def _from_folder(folder: Path) -> Source:
-    plan = read.load_plan(folder)
+    plan = load_plan(folder)
     budget = plan.get("budget")
     return Source(
         name=plan["name"],

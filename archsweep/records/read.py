@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from archsweep.atomic import write_atomically
 from archsweep.config import ExperimentConfig, label
 from archsweep.errors import RecordError
+from archsweep.records.files import IDENTITY, Row, load_plan, read_json, read_records
 from archsweep.records.schema import (
     COST,
     CURVES,
@@ -34,11 +35,8 @@ if TYPE_CHECKING:
 
     from archsweep.records.results import ExperimentResults
 
-Row = dict[str, Any]
-
 _ARROW = {"string": pa.string(), "Int64": pa.int64(), "Float64": pa.float64(), "boolean": pa.bool_()}
 _PANDAS = {pa.string(): pd.StringDtype(), pa.int64(): pd.Int64Dtype(), pa.float64(): pd.Float64Dtype(), pa.bool_(): pd.BooleanDtype()}
-_IDENTITY = ("seed", "learning_rate", "weight_decay")
 
 
 def load(folder: str | Path) -> pd.DataFrame:
@@ -69,17 +67,6 @@ def best_trial(folder: str | Path, variant: str) -> str | None:
     means = rows.groupby(["learning_rate", "weight_decay"])["val_loss"].transform("mean")
     best = rows[means == means.min()]
     return str(best.loc[best["val_loss"].idxmin(), "trial_id"])
-
-
-def load_plan(folder: str | Path) -> dict[str, Any]:
-    """plan.json of a sweep's folder, as plain JSON. Raises RecordError where there is none."""
-    path = Path(folder) / PLAN_FILE
-    if not path.is_file():
-        raise RecordError(f"{folder} must be a sweep's folder, which holds {PLAN_FILE}, and it has none. {_sweeps_near(Path(folder))}")
-    plan = _read_json(path)
-    if missing := {"name", "compare", "tune", "corpus_id", "trials"} - set(plan):
-        raise RecordError(f"{path} must be a plan, got JSON without {', '.join(sorted(missing))}. Plan the sweep again.")
-    return plan
 
 
 def from_experiments(experiments: Sequence[ExperimentResults]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -137,8 +124,8 @@ def _gather(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def _read_trial(folder: Path, trial: Row, plan: Row) -> tuple[list[Row], list[Row]]:
     """A trial's planned replicas with the last that is known of each, and all their evaluations."""
-    records = _read_records(folder / RECORDS_FILE)
-    outcome = _read_json(folder / OUTCOME_FILE) if (folder / OUTCOME_FILE).is_file() else {}
+    records = read_records(folder / RECORDS_FILE)
+    outcome = read_json(folder / OUTCOME_FILE) if (folder / OUTCOME_FILE).is_file() else {}
     which = {
         "sweep": plan["name"],
         "trial_id": trial["id"],
@@ -146,7 +133,7 @@ def _read_trial(folder: Path, trial: Row, plan: Row) -> tuple[list[Row], list[Ro
     }
     results, curves = [], []
     for replica in trial["replicas"]:
-        evaluations = records.get(tuple(replica[name] for name in _IDENTITY), [])
+        evaluations = records.get(tuple(replica[name] for name in IDENTITY), [])
         curves += [record | which for record in evaluations]
         last = evaluations[-1] if evaluations else {}
         status, reason = _status(last, outcome, trial["cost"].get("train_tokens"))
@@ -169,48 +156,6 @@ def _status(last: Row, outcome: Row, tokens: int | None) -> tuple[str, str | Non
 def _flops(trial: Row, last: Row) -> int | None:
     tokens = last.get("tokens")
     return None if tokens is None else trial["cost"]["flops_per_token"] * tokens
-
-
-def _read_records(path: Path) -> dict[tuple[Any, ...], list[Row]]:
-    """Each replica's evaluations in order of their step; of two with the same step the later line counts."""
-    replicas: dict[tuple[Any, ...], dict[int, Row]] = {}
-    for record in _lines(path):
-        replicas.setdefault(tuple(record[name] for name in _IDENTITY), {})[record["step"]] = record
-    return {replica: [steps[step] for step in sorted(steps)] for replica, steps in replicas.items()}
-
-
-def _lines(path: Path) -> Iterator[Row]:
-    """The whole records of a file. A kill tears the line it interrupts, so a line that is no JSON is one that was never reported."""
-    if not path.is_file():
-        return
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-        try:
-            record = json.loads(line, parse_constant=lambda _: None)  # NaN and Infinity are no losses: missing
-        except ValueError:
-            continue
-        if not isinstance(record, dict) or not {*_IDENTITY, "step", "status"} <= set(record):
-            raise RecordError(
-                f"{path}:{number} must be a record with {', '.join(_IDENTITY)}, step and status, got {line[:80]!r}. "
-                "Remove that line, or the trial's folder: the sweep trains it again."
-            )
-        yield record
-
-
-def _read_json(path: Path) -> Row:
-    try:
-        content = json.loads(path.read_bytes(), parse_constant=lambda _: None)
-    except (OSError, ValueError) as error:
-        raise RecordError(f"{path} must be JSON, and is not: {error}. Remove it, and run the sweep again.") from None
-    if not isinstance(content, dict):
-        raise RecordError(f"{path} must hold one JSON object, got {type(content).__name__}. Remove it, and run the sweep again.")
-    return content
-
-
-def _sweeps_near(folder: Path) -> str:
-    found = sorted(str(plan.parent) for place in (folder, folder.parent) if place.is_dir() for plan in place.glob(f"*/{PLAN_FILE}"))
-    if not found:
-        return "Give the folder that a sweep wrote: results/<sweep>."
-    return f"Sweeps near it: {', '.join(found[:5])}{' …' if len(found) > 5 else ''}."
 
 
 # ------------------------------------------------------------------------------------------------------------------- dataframes
@@ -242,14 +187,14 @@ def _check_names(experiments: Sequence[ExperimentResults]) -> None:
     for config in (experiment.config for experiment in experiments):
         first = variants.setdefault(config.experiment_name, config)
         differing = [
-            name for name in ExperimentConfig.model_fields if name not in _IDENTITY and getattr(config, name) != getattr(first, name)
+            name for name in ExperimentConfig.model_fields if name not in IDENTITY and getattr(config, name) != getattr(first, name)
         ]
         if differing:
             raise RecordError(
                 f"Experiments called {config.experiment_name!r} must be one variant, and they differ in {', '.join(differing)}. "
                 "Give each variant its own experiment_name."
             )
-        replica = (config.experiment_name, *(getattr(config, name) for name in _IDENTITY))
+        replica = (config.experiment_name, *(getattr(config, name) for name in IDENTITY))
         if replica in seen:
             raise RecordError(f"Two experiments called {config.experiment_name!r} have seed {config.seed}. Give each its own name or seed.")
         seen.add(replica)

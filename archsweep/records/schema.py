@@ -9,8 +9,11 @@ from archsweep.config import ExperimentConfig
 RECORDS_FILE, OUTCOME_FILE, CONFIG_FILE = "records.jsonl", "results.json", "config.json"  # in trials/<id>/
 CHECKPOINT_FOLDER = "checkpoint"  # there too, until the trial has finished
 MODEL_FOLDER = "model"  # there too: the best replica, as Hugging Face opens it
+MODELS_FOLDER = "models"  # there too, where all are kept: a folder per replica
+TENSORBOARD_FOLDER = "tensorboard"  # there too: a run per replica
 TRIALS_FOLDER = "trials"
 PLAN_FILE, RESULTS_FILE, CURVES_FILE = "plan.json", "results.parquet", "curves.parquet"  # in the sweep's folder
+LOG_FILE, PROGRESS_FILE = "sweep.log", "progress.json"  # there too: what was said, and how far it is
 
 Status = Literal["finished", "diverged", "failed", "unfinished"]
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from archsweep.config import ExperimentConfig
+    from archsweep.records.files import Row
 
 
 class Outcome(BaseModel):
@@ -66,19 +67,21 @@ def _unused(path: Path) -> Path:
     return next(numbered for number in count(1) if not (numbered := path.with_name(f"{path.name}{number}")).exists())
 
 
-def append(folder: Path, rows: Sequence[Mapping[str, JsonValue]]) -> None:
+def append(folder: Path, rows: Sequence[Row]) -> list[Row]:
     """Append one evaluation's rows and wait until the disk has them; a row that is there already, as a resumed trial reports it, is not
-    written twice."""
+    written twice. Returns those that were new."""
     with open(folder / RECORDS_FILE, "ab+") as file:
         file.seek(0)
         lines = file.read().split(b"\n")
         there = {identity for line in lines if (identity := _identity(line)) is not None}
-        new = "".join(json.dumps(row) + "\n" for row in rows if _key(row) not in there)
+        new = [row for row in rows if _key(row) not in there]
+        text = "".join(json.dumps(row) + "\n" for row in new)
         if lines[-1]:
-            new = "\n" + new  # a kill tore the line before: it stays alone on its line, where readers skip it
-        file.write(new.encode())
+            text = "\n" + text  # a kill tore the line before: it stays alone on its line, where readers skip it
+        file.write(text.encode())
         file.flush()
         os.fsync(file.fileno())
+    return new
 
 
 def _identity(line: bytes) -> tuple[JsonValue, ...] | None:

@@ -1,101 +1,135 @@
-"""What a person sees of a run: a live bar on a terminal, plain lines elsewhere."""
+"""What others see of a run: a live view on a terminal, plain lines elsewhere, and sweep.log and progress.json for other terminals."""
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from time import perf_counter
+import threading
+from contextlib import contextmanager, nullcontext, suppress
+from datetime import datetime
 from typing import TYPE_CHECKING
 
-from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bar
+from rich.live import Live
+
+from archsweep.atomic import write_atomically
+from archsweep.records.files import read_records
+from archsweep.records.schema import LOG_FILE, PROGRESS_FILE, RECORDS_FILE, TRIALS_FOLDER
+from archsweep.records.write import recorded_outcome
+from archsweep.running.background import repeating
+from archsweep.running.snapshot import state_of, time_left
+from archsweep.running.tally import Tally
+from archsweep.running.view import view
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
-    from archsweep.planning.plan import Trial
+    from archsweep.planning.plan import Plan, Trial
+    from archsweep.running.worker import Report
+
+PROGRESS_SECONDS = 2.0  # between two writings of progress.json
+VIEWS_PER_SECOND = 2.0
+FEWEST_LINES = 10  # of a view, however low the terminal is
 
 
 class Progress:
-    """Counts what is done, in trials for people and in their cost's work for the time that is left."""
+    """Tells of a run of `trials`, those of the plan that are left, in the sweep's folder and on the console."""
 
-    def __init__(self, trials: Sequence[Trial], console: Console) -> None:
-        self._console = console
-        self._total_work = float(sum(trial.work for trial in trials))
-        self._done_work: dict[str, float] = {}
-        self._count, self._finished, self._failed = len(trials), 0, 0
-        self._best: tuple[float, str] | None = None
-        self._first_report: tuple[float, float] | None = None  # when, and the work done by then: start-up is not the rate
-        self._bar: Bar | None = None
-        self._task = TaskID(0)
+    def __init__(self, plan: Plan, trials: Sequence[Trial], folder: Path, console: Console) -> None:
+        self._folder, self._console = folder, console
+        self._tally = Tally(plan.trials, trials)
+        self._lock = threading.RLock()  # the screen and progress.json are drawn from threads of their own
+        left = {trial.id for trial in trials}
+        for trial in (trial for trial in plan.trials if trial.id not in left):
+            place = folder / TRIALS_FOLDER / trial.id
+            rows = [evaluations[-1] for evaluations in read_records(place / RECORDS_FILE).values()]
+            self._tally.ended(trial, state_of(recorded_outcome(place)), rows)
 
     @contextmanager
-    def shown(self) -> Iterator[None]:
-        """Show the run for the length of the block."""
-        if not self._console.is_terminal:
-            self.say(f"{self._count} trials to train")
-            yield
-            return
-        columns = (
-            TextColumn("[progress.description]{task.description}"),
-            BarColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}"),
-        )
-        with Bar(*columns, console=self._console) as self._bar:
-            self._task = self._bar.add_task(self._summary(), total=self._total_work, left="starting")
+    def written(self) -> Iterator[None]:
+        """Keep progress.json up to date for the length of the block; the log then says how it ended."""
+        try:
+            with repeating(PROGRESS_SECONDS, self._write):
+                yield
+        except BaseException as error:
+            why = "stopped" if isinstance(error, KeyboardInterrupt) else f"ended by {type(error).__name__}: {error}"
+            with self._lock:
+                self._tally.stopped()
+            self._log(f"{why}, {self._summary()}")
+            raise
+        finally:
+            self._write()
+        self._log(f"ended, {self._summary()}")
+
+    @contextmanager
+    def shown(self, trials: Sequence[Trial]) -> Iterator[None]:
+        """Show the training for the length of the block, of the trials that are left or of the parts that they were split into."""
+        with self._lock:
+            self._tally.expect(trials)
+        self._note(f"{len(trials)} trials to train")
+        with self._live():
             yield
 
     def trial_began(self, trial: Trial) -> None:
-        if not self._console.is_terminal:
-            self.say(f"{trial.label}: {len(trial.replicas)} replicas began")
+        with self._lock:
+            self._tally.began(trial)
+        self._note(f"{trial.label}: {len(trial.replicas)} replicas began", trial)
 
     def trial_noted(self, trial: Trial, notes: Sequence[str]) -> None:
         for note in notes:
-            self.say(f"{trial.label}: {note}")
+            self.say(f"{trial.label}: {note}", trial)
 
-    def trial_reported(self, trial: Trial, step: float) -> None:
-        self._done_work[trial.id] = trial.work * step * trial.config.tokens_per_step / trial.cost.train_tokens
-        if self._first_report is None:
-            self._first_report = (perf_counter(), sum(self._done_work.values()))
-        self._refresh()
+    def trial_reported(self, trial: Trial, report: Report) -> None:
+        with self._lock:
+            self._tally.reported(trial, report)
 
-    def trial_finished(self, trial: Trial, loss: float, reason: str | None) -> None:
-        self._finished += 1
-        if reason is None:
-            self._best = min((loss, trial.label), self._best or (loss, trial.label))
-        self._done_work[trial.id] = trial.work
-        if not self._console.is_terminal:
-            ended = reason or f"finished, validation loss {loss:.4f}"
-            self.say(f"{trial.label}: {ended} ({self._summary()}, {self._time_left()})")
-        self._refresh()
+    def trial_finished(self, trial: Trial, last: Report, reason: str | None) -> None:
+        with self._lock:
+            self._tally.ended(trial, "finished" if reason is None else "diverged", last["rows"])
+        ended = reason or f"finished, validation loss {last['val_loss']:.4f}"
+        self._note(f"{trial.label}: {ended} ({self._summary()})", trial)
 
     def trial_failed(self, trial: Trial, reason: str, details: Path) -> None:
-        self._failed += 1
-        self._done_work[trial.id] = trial.work
-        self.say(f"{trial.label}: failed, {reason} (all of it in {details})")
-        self._refresh()
+        with self._lock:
+            self._tally.ended(trial, "failed")
+        self.say(f"{trial.label}: failed, {reason} (all of it in {details})", trial)
 
-    def _refresh(self) -> None:
-        if self._bar is not None:
-            done = sum(self._done_work.values())
-            self._bar.update(self._task, completed=done, description=self._summary(), left=self._time_left())
+    def say(self, line: str, trial: Trial | None = None) -> None:
+        """A line for the screen and the log."""
+        self._log(line, trial)
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def _note(self, line: str, trial: Trial | None = None) -> None:
+        """A line that the live view says in its own way."""
+        self._log(line, trial)
+        if not self._console.is_terminal:
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def _log(self, line: str, trial: Trial | None = None) -> None:
+        which = f"[{trial.id}] " if trial else ""
+        # One write a line: a signal's line never falls into another's. A disk that is full or gone ends a sweep by its records, not here.
+        with suppress(OSError), open(self._folder / LOG_FILE, "ab", buffering=0) as log:
+            log.write(f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S} {which}{' '.join(line.splitlines())}\n".encode())
 
     def _summary(self) -> str:
-        failed = f", {self._failed} failed" if self._failed else ""
-        best = f", best {self._best[0]:.4f} ({self._best[1]})" if self._best else ""
-        return f"{self._finished} of {self._count} trials finished{failed}{best}"
+        with self._lock:
+            seen = self._tally.snapshot()
+        best = [f"best {seen.best}"] if seen.best else []
+        left = [time_left(seen.seconds_left)] if seen.counts.running + seen.counts.to_do else []
+        return ", ".join([str(seen.counts), *best, *left])
 
-    def _time_left(self) -> str:
-        """Work left over the rate since the first report."""
-        done = sum(self._done_work.values())
-        if self._first_report is None or done <= self._first_report[1]:
-            return "time left unknown"
-        began, before = self._first_report
-        seconds = (self._total_work - done) * (perf_counter() - began) / (done - before)
-        return f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {seconds:.0f} s left"
+    def _live(self) -> AbstractContextManager[object]:
+        if not self._console.is_terminal:
+            return nullcontext()
+        return Live(get_renderable=self._view, console=self._console, refresh_per_second=VIEWS_PER_SECOND)
 
-    def say(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+    def _view(self) -> RenderableType:
+        with self._lock:
+            return view(self._tally.snapshot(), max(FEWEST_LINES, self._console.height))
+
+    def _write(self) -> None:
+        if not self._folder.is_dir():
+            return  # moved or unmounted: not to be made anew
+        with self._lock, suppress(OSError):
+            write_atomically(self._folder / PROGRESS_FILE, self._tally.snapshot().model_dump_json(indent=1) + "\n")

@@ -31,9 +31,7 @@ if TYPE_CHECKING:
 
 MOST_LOSSES = 3  # times that a trial may lose its process; a machine that kills it each time is out of memory
 
-# How the reasons of failures begin.
-_OUT_OF_MEMORY = ("torch.OutOfMemoryError", "torch.cuda.OutOfMemoryError")
-_LOST = "ray.exceptions."
+_OUT_OF_MEMORY = ("torch.OutOfMemoryError", "torch.cuda.OutOfMemoryError")  # how reasons begin
 
 # Ray reads these when it is imported or started. Set by the user, they stay.
 _SETTINGS = {
@@ -109,13 +107,14 @@ class _Work:
     again: list[Trial] = field(default_factory=list)  # what the next round trains
     broken: Exception | None = None  # what recording raised: nothing can go on without records
 
-    def fail(self, trial: Trial, reason: str, details: str) -> None:
-        """Record a failure, as the trial's end or with the next try that it gets."""
-        asked = self.requests[trial.id]
+    def fail(self, trial: Trial, details: str) -> None:
+        """Record a failure, of which Tune says `details`, as the trial's end or with the next try that it gets."""
+        asked, lost = self.requests[trial.id], _is_loss(details)
+        reason = f"its process or node died: {details.splitlines()[1]}" if lost else reason_in(details)
         if reason.startswith(_OUT_OF_MEMORY) and 0 < asked.gpus < 1:
             self.requests[trial.id] = larger(asked)
             self._try_again(trial, reason, details, f"again with {self.requests[trial.id].gpus:g} of a GPU instead of {asked.gpus:g}")
-        elif reason.startswith(_LOST) and self.losses[trial.id] < MOST_LOSSES:
+        elif lost and self.losses[trial.id] < MOST_LOSSES:
             self.losses[trial.id] += 1
             self._try_again(trial, reason, details, "again from its checkpoint")
         else:
@@ -126,11 +125,16 @@ class _Work:
         self.recorder.retry(trial, reason, details, how)
 
 
+def _is_loss(details: str) -> bool:
+    """Whether the process or its node is gone; an exception of the trial itself brings its traceback."""
+    return "Traceback (most recent call last)" not in details
+
+
 def _fit(work: _Work, trials: Sequence[Trial]) -> Any:
     """One round: Tune's result dataframe of the trials, one row each."""
     from ray import tune
 
-    bundles = {trial.id: _bundle(work.requests[trial.id]) for trial in trials}
+    bundles = {trial.id: _bundle(work.requests[trial.id]) for trial in trials}  # Tune pickles what reads them, and `work` holds the screen
     trainable = tune.with_resources(
         tune.with_parameters(
             _trainable(),
@@ -164,6 +168,14 @@ def started(num_cpus: int | None = None, num_gpus: int | None = None, address: s
     one at `address`. Raises MachineError where it cannot start or be reached."""
     with _ray(num_cpus, num_gpus, address) as ray:
         yield Cluster(ray)
+
+
+def cluster(address: str) -> str:
+    """What the cluster at `address` has, in words. Raises MachineError where it does not let us in."""
+    with _ray(None, None, address) as ray:
+        resources = ray.cluster_resources()
+        alive = sum(node["Alive"] for node in ray.nodes())
+        return f"Ray {ray.__version__}, {alive} nodes, {resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs"
 
 
 @contextmanager
@@ -354,7 +366,7 @@ def _callbacks(work: _Work) -> list[Any]:
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             details = re.sub(r"\x1b\[[0-9;]*m", "", Path(trial.error_file).read_text())  # without the colours that Ray adds
-            self._record(lambda ours: self._work.fail(ours, reason_in(details), details), trial)
+            self._record(lambda ours: self._work.fail(ours, details), trial)
 
         def _record(self, what: Callable[[Trial], None], trial: Any) -> None:
             if self._work.broken is not None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from archsweep.atomic import must_be_writable
 from archsweep.records import write
+from archsweep.records.files import read_records
 from archsweep.records.schema import CHECKPOINT_FOLDER, OUTCOME_FILE, RECORDS_FILE, TRIALS_FOLDER
 
 if TYPE_CHECKING:
@@ -18,21 +19,22 @@ if TYPE_CHECKING:
 
     from archsweep.planning.plan import Trial
     from archsweep.running.progress import Progress
+    from archsweep.running.trackers import Trackers
     from archsweep.running.worker import Report
 
 ERROR_FILE = "error.txt"
 
 
 class Recorder:
-    """Writes a sweep's records as its trials report, and tells `progress`.
+    """Writes a sweep's records as its trials report, and tells `progress` and `trackers`.
 
     Every method raises MachineError where the folder cannot be written, or is no longer the one that the run began in.
     """
 
-    def __init__(self, folder: Path, progress: Progress) -> None:
+    def __init__(self, folder: Path, progress: Progress, trackers: Trackers) -> None:
         self._folder = folder
         self._identity = _identity(folder)
-        self._progress = progress
+        self._progress, self._trackers = progress, trackers
         self._reported: set[str] = set()
 
     def begin(self, trial: Trial) -> None:
@@ -48,9 +50,10 @@ class Recorder:
                 if not report["resumed_at"]:
                     write.set_aside_records(folder)
                 self._progress.trial_noted(trial, _notes(report))
+                self._trackers.begin(trial, [row for rows in read_records(folder / RECORDS_FILE).values() for row in rows])
             if report["rows"]:
-                write.append(folder, report["rows"])
-        self._progress.trial_reported(trial, report["step"])
+                self._trackers.report(trial, write.append(folder, report["rows"]))
+        self._progress.trial_reported(trial, report)
 
     def finish(self, trial: Trial, last: Report) -> None:
         names = set(write.Outcome.model_fields) & set(last)
@@ -60,11 +63,13 @@ class Recorder:
         with self._opened(trial) as folder:
             write.finish(folder, outcome)
             shutil.rmtree(folder / CHECKPOINT_FOLDER, ignore_errors=True)
-        self._progress.trial_finished(trial, last["val_loss"], reason)
+        self._trackers.end(trial, failed=lost)
+        self._progress.trial_finished(trial, last, reason)
 
     def fail(self, trial: Trial, reason: str, details: str) -> None:
         """The trial's end."""
         self._write_failure(trial, reason, details)
+        self._trackers.end(trial, failed=True)
         self._progress.trial_failed(trial, reason, self.trial_folder(trial) / ERROR_FILE)
 
     def retry(self, trial: Trial, reason: str, details: str, how: str) -> None:

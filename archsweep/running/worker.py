@@ -9,12 +9,13 @@ from contextlib import closing
 from importlib.metadata import version
 from statistics import fmean
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from archsweep.errors import DataError
 from archsweep.planning.memory import calibration, largest_micro_batch, largest_stack, stack_memory_bytes
-from archsweep.records.schema import CHECKPOINT_FOLDER, MODEL_FOLDER
+from archsweep.records.schema import CHECKPOINT_FOLDER, MODEL_FOLDER, MODELS_FOLDER
 from archsweep.running.resources import CUDA_CONTEXT_BYTES
+from archsweep.running.trackers import replica_name
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -27,15 +28,17 @@ if TYPE_CHECKING:
 
 # rows, step, tokens, val_loss, trial_seconds, hostname, …: what Ray brings to the driver, and Tune's frame
 Report = dict[str, Any]
+KeepModels = Literal["best", "all", "none"]  # of a finished trial: the best replica's, every one that finished, or no model
 
 HEARTBEAT_SECONDS = 2.0  # between reports without rows: what moves the bar, and lets a trial be stopped
 
 
 class Storage(NamedTuple):
-    """Where a trial's tokens come from (None: the user's cache), and how often it saves itself."""
+    """Where a trial's tokens come from (None: the user's cache), how often it saves itself, and which models stay."""
 
     cache_dir: Path | None
     checkpoint_seconds: float
+    keep_models: KeepModels
 
 
 def train_trial(
@@ -95,7 +98,7 @@ def train_trial(
                 rows = [row | {"predicted_memory_bytes": _predicted(trial, row, precision)} for row in rows]
                 last = {"tokens": rows[0]["tokens"], "val_loss": best_setting_loss(rows)}
                 if all(row["status"] != "running" for row in rows):
-                    ends = _keep(experiment, rows, folder) | {"device_energy_joules": energy.joules()}
+                    ends = _keep(experiment, rows, folder, storage.keep_models) | {"device_energy_joules": energy.joules()}
             yield {
                 **constant,
                 **last,
@@ -133,13 +136,18 @@ def _predicted(trial: Trial, row: dict[str, Any], precision: str) -> int:
     return stack_memory_bytes(trial.config, row["stack_size"], precision=precision, micro_batch=row["micro_batch"]).total
 
 
-def _keep(experiment: ArchitectureExperiment, rows: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
-    """Save the best replica's model in the trial's folder; what it then does in inference. Nothing where every replica has diverged."""
+def _keep(experiment: ArchitectureExperiment, rows: list[dict[str, Any]], folder: Path, keep_models: KeepModels) -> dict[str, Any]:
+    """Save the models that are kept in the trial's folder; what the best one does in inference. Nothing where every replica diverged."""
     from archsweep.training.metrics import MetricsCalculator
 
     if (best := best_replica(rows)) is None:
         return {}
-    experiment.save_model(folder / MODEL_FOLDER, best)
+    if keep_models != "none":
+        experiment.save_model(folder / MODEL_FOLDER, best)
+    if keep_models == "all":
+        for index, row in enumerate(rows):
+            if row["status"] == "finished":
+                experiment.save_model(folder / MODELS_FOLDER / replica_name(row), index)
     return MetricsCalculator.calculate_inference_speed(experiment.model(best))
 
 

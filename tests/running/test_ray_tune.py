@@ -11,11 +11,13 @@ import pytest
 
 from archsweep.running import ray_tune
 from archsweep.running.recorder import Recorder
+from archsweep.running.trackers import Trackers
 from archsweep.running.worker import Storage
 from archsweep.training.data import prepare
 
 if TYPE_CHECKING:
     from archsweep.planning.plan import Plan, Trial
+    from archsweep.running.worker import Report
 
 pytestmark = pytest.mark.slow  # Ray takes its time to start
 
@@ -41,11 +43,11 @@ class Watch:
     def trial_noted(self, trial: Trial, notes: list[str]) -> None:
         assert not notes
 
-    def trial_reported(self, trial: Trial, step: float) -> None:
+    def trial_reported(self, trial: Trial, report: Report) -> None:
         self.open_doors |= listening_beyond_loopback()
         self.environment = dict(os.environ)
 
-    def trial_finished(self, trial: Trial, loss: float, reason: str | None) -> None: ...
+    def trial_finished(self, trial: Trial, last: Report, reason: str | None) -> None: ...
 
     def trial_failed(self, trial: Trial, reason: str, details: Path) -> None:
         raise AssertionError(reason)
@@ -68,9 +70,9 @@ def seen(tiny_plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> tuple[Wat
     """A run on one processor and one logical GPU: what was watched, Tune's dataframe, and the doors that were open before."""
     before, watch = listening_beyond_loopback(), Watch()
     ids = {trial.id: prepare(trial.config).id for trial in tiny_plan.trials}
-    recorder = Recorder(tmp_path_factory.mktemp("sweep"), watch)  # type: ignore[arg-type]
+    recorder = Recorder(tmp_path_factory.mktemp("sweep"), watch, Trackers({}, print))  # type: ignore[arg-type]
     with ray_tune.started(num_cpus=1, num_gpus=1) as cluster:
-        (frame,) = cluster.run(tiny_plan.trials, ids, recorder, threading.Event(), Storage(None, 60.0))
+        (frame,) = cluster.run(tiny_plan.trials, ids, recorder, threading.Event(), Storage(None, 60.0, "best"))
     return watch, frame, before
 
 

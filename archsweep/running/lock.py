@@ -1,0 +1,111 @@
+"""Who runs a sweep, and how another process asks it to stop: by two files in the sweep's folder, on this host or another."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import time
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from archsweep.atomic import OTHER_RESULTS, must_be_writable, write_atomically
+from archsweep.errors import MachineError
+from archsweep.records.schema import PROGRESS_FILE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from typing import TextIO
+
+LOCK_FILE, STOP_FILE = ".lock", "stop"
+TRIES, TRY_SECONDS = 5, 0.05  # who only looks holds the lock for a moment
+SIGN_OF_LIFE_SECONDS = 60.0  # a driver on another host, whose lock may not show here, writes its progress every two
+
+
+class Owner(BaseModel):
+    """The process that runs a sweep."""
+
+    model_config = ConfigDict(frozen=True)
+
+    pid: int
+    host: str
+    since: datetime
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host} since {self.since.astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """The sweep in `folder` for this process alone. Raises MachineError where another one has it, or the folder cannot be written."""
+    with must_be_writable(folder, OTHER_RESULTS):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / LOCK_FILE, "a+")  # noqa: SIM115  # closed below, which is what gives the lock back
+    with lock:
+        if not _take(lock, fcntl.LOCK_EX, TRIES):
+            raise MachineError(f"{folder} is being run by {last_owner(folder) or 'another process'}. Wait for it, or stop it.")
+        (folder / STOP_FILE).unlink(missing_ok=True)
+        lock.truncate(0)
+        lock.write(Owner(pid=os.getpid(), host=socket.gethostname(), since=datetime.now(UTC)).model_dump_json())
+        lock.flush()
+        try:
+            yield
+        finally:
+            (folder / STOP_FILE).unlink(missing_ok=True)
+            lock.truncate(0)
+
+
+def owner(folder: Path) -> Owner | None:
+    """The process that runs the sweep in `folder`, as far as this host can see; None where none does."""
+    try:
+        with open(folder / LOCK_FILE) as lock:
+            if not (written := last_owner(folder)) or not _take(lock, fcntl.LOCK_SH, 1):
+                return written
+    except OSError:
+        return None
+    return _owner_elsewhere(folder)
+
+
+def ask_to_stop(folder: Path) -> None:
+    """Ask the process that runs the sweep to save its trials and end. Raises MachineError where the folder cannot be written."""
+    with must_be_writable(folder, OTHER_RESULTS):
+        write_atomically(folder / STOP_FILE, f"process {os.getpid()} on {socket.gethostname()}")
+
+
+def asked_to_stop(folder: Path) -> str | None:
+    """Who asked, None where nobody did."""
+    try:
+        return (folder / STOP_FILE).read_text()
+    except OSError:
+        return None
+
+
+def _take(lock: TextIO, kind: int, tries: int) -> bool:
+    """Try to lock the file, shared or exclusively; closing it gives the lock back."""
+    for number in range(tries):
+        time.sleep(TRY_SECONDS if number else 0)
+        with suppress(BlockingIOError):
+            fcntl.flock(lock, kind | fcntl.LOCK_NB)
+            return True
+    return False
+
+
+def last_owner(folder: Path) -> Owner | None:
+    """Whom the lock file names. It may have been killed since."""
+    try:
+        return Owner.model_validate_json((folder / LOCK_FILE).read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def _owner_elsewhere(folder: Path) -> Owner | None:
+    """The process on another host that the lock file names, where it has shown a sign of life lately: not every shared disk has locks."""
+    written = last_owner(folder)
+    if written is None or written.host == socket.gethostname():
+        return None
+    signs = [path.stat().st_mtime for name in (LOCK_FILE, PROGRESS_FILE) if (path := folder / name).exists()]
+    return written if time.time() - max(signs) < SIGN_OF_LIFE_SECONDS else None

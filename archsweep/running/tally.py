@@ -1,0 +1,179 @@
+"""A run's accounts: from what its trials report to a Snapshot."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict, deque
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from statistics import fmean, stdev
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from archsweep.running.snapshot import Best, Counts, RunningTrial, Snapshot, State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from archsweep.planning.plan import Trial
+    from archsweep.running.worker import Report
+
+RATE_SECONDS = 30.0  # of reports that a trial's tokens per second are taken over
+CONFIDENCE = 0.95
+
+Setting = tuple[str, float, float]  # a variant at a learning rate and a weight decay
+
+
+class Tally:
+    """What a run of `trials` has done; `planned` are all trials of the plan, those that had ended before among them."""
+
+    def __init__(self, planned: Sequence[Trial], trials: Sequence[Trial], clock: Callable[[], float] = perf_counter) -> None:
+        self._clock, self._began = clock, clock()
+        self._states: dict[str, State] = dict.fromkeys((trial.id for trial in planned), "to_do")
+        self._work: dict[str, float] = {}
+        self._left: dict[str, float] = {}
+        self._attempts: dict[str, _Attempt] = {}
+        self._gained = 0.0
+        self._first_report: tuple[float, float] | None = None  # when, and the work done by then: start-up is not the rate
+        self._last_report = 0.0
+        self._losses = Losses(planned)
+        self.expect(trials)
+
+    def expect(self, trials: Sequence[Trial]) -> None:
+        """These are left to train, instead of those of before: their parts, where they were split."""
+        for former in self._left:
+            self._states.pop(former)
+        self._states |= {trial.id: "to_do" for trial in trials}
+        self._work = {trial.id: float(trial.work) for trial in trials}
+        self._left = dict(self._work)
+
+    def began(self, trial: Trial) -> None:
+        """An attempt at a trial, the first or a later one."""
+        self._states[trial.id] = "running"
+        self._left[trial.id] = self._work.setdefault(trial.id, float(trial.work))
+        self._attempts[trial.id] = _Attempt(trial)
+
+    def reported(self, trial: Trial, report: Report) -> None:
+        attempt = self._attempts[trial.id]
+        self._gained += attempt.take(report) * self._work[trial.id]
+        self._left[trial.id] = (1 - attempt.step / attempt.steps) * self._work[trial.id]
+        self._last_report = self._clock()
+        if self._first_report is None:
+            self._first_report = (self._last_report, self._gained)
+
+    def ended(self, trial: Trial, state: State, rows: Sequence[Mapping[str, Any]] = ()) -> None:
+        """In this run or before it, with the last rows of its replicas."""
+        self._states[trial.id] = state
+        self._attempts.pop(trial.id, None)
+        self._left.pop(trial.id, None)
+        self._losses.add(trial.label, rows)
+
+    def stopped(self) -> None:
+        """The run is over: what was running is to do again."""
+        self._states |= dict.fromkeys(self._attempts, "to_do")
+        self._attempts.clear()
+
+    def snapshot(self) -> Snapshot:
+        running = tuple(attempt.seen() for attempt in self._attempts.values())
+        rates = [trial.tokens_per_second for trial in running if trial.tokens_per_second is not None]
+        left, total = sum(self._left.values()), sum(self._work.values())
+        return Snapshot(
+            at=datetime.now(UTC),
+            counts=Counts.of(self._states.values()),
+            running=running,
+            best=self._losses.best,
+            tokens_per_second=sum(rates) if rates else None,
+            share_done=1 - left / total if total else 1.0,
+            elapsed_seconds=self._clock() - self._began,
+            seconds_left=self._seconds(left),
+        )
+
+    def _seconds(self, work: float) -> float | None:
+        """How long so much work takes at the rate between the first report and the last; None where that is unknown."""
+        if self._first_report is None or self._gained <= self._first_report[1]:
+            return None
+        began, before = self._first_report
+        return work * (self._last_report - began) / (self._gained - before)
+
+
+@dataclass
+class _Attempt:
+    """One attempt at a trial, by its reports."""
+
+    trial: Trial
+    step: float = 0.0
+    val_loss: float = math.inf
+    _moments: deque[tuple[float, float]] = field(default_factory=deque)  # (seconds, step) of the reports of the last RATE_SECONDS
+
+    @property
+    def steps(self) -> int:
+        return max(1, self.trial.cost.train_tokens // self.trial.config.tokens_per_step)
+
+    def take(self, report: Report) -> float:
+        """Take a report in; the share of the trial that was trained since the one before, or since the checkpoint that it went on from."""
+        before = self.step if self._moments else report["resumed_at"]
+        self.step, self.val_loss = report["step"], report["val_loss"]
+        self._moments.append((report["trial_seconds"], self.step))
+        while self._moments[-1][0] - self._moments[0][0] > RATE_SECONDS and len(self._moments) > 2:
+            self._moments.popleft()
+        return (self.step - before) / self.steps
+
+    def seen(self) -> RunningTrial:
+        return RunningTrial(
+            id=self.trial.id,
+            label=self.trial.label,
+            step=self.step,
+            steps=self.steps,
+            val_loss=self.val_loss if math.isfinite(self.val_loss) else None,
+            tokens_per_second=self._rate(),
+        )
+
+    def _rate(self) -> float | None:
+        """Of all replicas together, evaluations included."""
+        if len(self._moments) < 2 or self._moments[-1][0] == self._moments[0][0]:
+            return None
+        (began, first), (ended, last) = self._moments[0], self._moments[-1]
+        return (last - first) * self.trial.config.tokens_per_step * len(self.trial.replicas) / (ended - began)
+
+
+class Losses:
+    """The losses of finished replicas by variant and tuned setting, whichever trials they come from, and the best of them."""
+
+    def __init__(self, planned: Sequence[Trial]) -> None:
+        self._seeds: dict[Setting, set[int]] = defaultdict(set)
+        self._found: dict[Setting, dict[int, float]] = defaultdict(dict)
+        self.best: Best | None = None
+        for trial in planned:
+            for replica in trial.replicas:
+                self._seeds[trial.label, replica.learning_rate, replica.weight_decay].add(replica.seed)
+
+    def add(self, variant: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Take in the last rows of replicas. A setting counts once each of its planned seeds has finished."""
+        for row in rows:
+            if row["status"] == "finished":
+                setting = variant, row["learning_rate"], row["weight_decay"]
+                self._found[setting][row["seed"]] = row["val_loss"]
+                if self._found[setting].keys() >= self._seeds[setting]:
+                    self._consider(setting)
+
+    def _consider(self, setting: Setting) -> None:
+        losses = list(self._found[setting].values())
+        if self.best is None or fmean(losses) < self.best.val_loss:
+            variant, learning_rate, weight_decay = setting
+            self.best = Best(
+                variant=variant,
+                val_loss=fmean(losses),
+                half_width=_half_width(losses),
+                seeds=len(losses),
+                learning_rate=learning_rate,
+                weight_decay=weight_decay,
+            )
+
+
+def _half_width(losses: Sequence[float]) -> float | None:
+    """Half of the mean's t interval; None for one loss."""
+    if len(losses) < 2:
+        return None
+    from scipy.special import stdtrit
+
+    return float(stdtrit(len(losses) - 1, (1 + CONFIDENCE) / 2)) * stdev(losses) / math.sqrt(len(losses))

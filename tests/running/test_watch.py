@@ -1,0 +1,236 @@
+"""What another terminal sees and asks of a sweep, by its files: with a sweep that runs, one that was killed, and one that has ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import archsweep
+from archsweep import cli
+from archsweep.errors import MachineError, RecordError
+from archsweep.records import write
+from archsweep.running import watch
+from archsweep.running.lock import LOCK_FILE, STOP_FILE, Owner, ask_to_stop, locked, owner
+from archsweep.running.snapshot import Counts, Snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from archsweep.planning.plan import Plan
+
+REPOSITORY = Path(archsweep.__file__).parent.parent
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+
+LONG_SPACE = '''"""One layer or two?"""
+from archsweep.config import ExperimentConfig
+from archsweep.space import Choice, Space
+
+base = ExperimentConfig(num_layers=1, num_heads=2, head_dim=8, context_length=16, batch_size=4, max_tokens=6_400_000, eval_tokens=256,
+                        num_evaluations=5000, vocab_size=300, dataset="text:{text}")
+space = Space(base=base, compare={{"num_layers": Choice(1, 2)}}, repeat=2)
+'''
+
+
+def archsweep_says(*words: str, code: int = 0) -> str:
+    """What `python -m archsweep WORDS` prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", "archsweep", *words], capture_output=True, text=True, env=ENVIRONMENT, timeout=60, check=False
+    )
+    assert done.returncode == code, done.stderr
+    return done.stdout
+
+
+@contextmanager
+def running_sweep(tmp_path: Path, text: Path) -> Iterator[subprocess.Popen[str]]:
+    """A sweep in a process of its own that trains for minutes; it has reported when the block begins."""
+    (tmp_path / "long.py").write_text(LONG_SPACE.format(text=text))
+    command = [sys.executable, "-m", "archsweep", str(tmp_path / "long.py"), "--serial", "--results", str(tmp_path / "results")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    try:
+        assert process.stdout is not None
+        assert any("replicas began" in line for line in process.stdout)
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def in_results(tmp_path: Path) -> tuple[str, str]:
+    return "--results", str(tmp_path / "results")
+
+
+@pytest.mark.slow
+def test_a_running_sweep_is_seen_followed_and_stopped_from_another_terminal(tmp_path: Path, tiny_text: Path) -> None:
+    with running_sweep(tmp_path, tiny_text) as sweep:
+        follower = subprocess.Popen(
+            [sys.executable, "-m", "archsweep", "logs", "long", "--follow", *in_results(tmp_path)],
+            stdout=subprocess.PIPE, text=True, env=ENVIRONMENT,
+        )  # fmt: skip
+        seen: dict[str, Any] = {"trials": []}
+        while not any(trial["val_loss"] for trial in seen["trials"]):  # once every two seconds it is written
+            seen = json.loads(archsweep_says("status", "long", "--json", *in_results(tmp_path)))
+        assert seen["running"] is True
+        assert seen["driver"]["pid"] == sweep.pid
+        assert seen["counts"] | {"running": 1, "to_do": 1} == seen["counts"]
+        assert 0 < seen["trials"][0]["step"] < seen["trials"][0]["steps"] == 100_000
+        words = archsweep_says("status", "long", *in_results(tmp_path))
+        assert f"running, process {sweep.pid} on" in words
+        assert "of 100,000" in words
+        assert seen["trials"][0]["id"] in words
+        said = archsweep_says("stop", "long", *in_results(tmp_path))
+        assert f"asked process {sweep.pid} on" in said
+        assert "stopped: 0 of 2 trials finished, 2 to do" in said
+        assert "go on with: python -m archsweep" in said
+        _, errors = sweep.communicate(timeout=60)
+        assert sweep.returncode == 130
+        assert "the same command goes on from there" in errors
+        followed, _ = follower.communicate(timeout=60)
+        assert "replicas began" in followed
+        assert "trials are saved first" in followed.splitlines()[-2]
+        assert not (tmp_path / "results" / "long" / STOP_FILE).exists()
+        assert list((tmp_path / "results" / "long" / "trials").glob("*/checkpoint/*.json")), "nothing was saved"
+
+
+@pytest.mark.slow
+def test_a_sweep_whose_driver_was_killed_is_not_running_and_says_how_to_go_on(tmp_path: Path, tiny_text: Path) -> None:
+    with running_sweep(tmp_path, tiny_text) as sweep:
+        sweep.send_signal(signal.SIGKILL)
+        sweep.wait(timeout=60)
+        words = archsweep_says("status", "long", *in_results(tmp_path))
+        assert f"long: not running: process {sweep.pid} on" in words
+        assert "was killed" in words
+        assert "0 of 2 trials finished, 2 to do" in words
+        command = f"python -m archsweep {tmp_path / 'long.py'} --results {tmp_path / 'results'}"
+        assert f"go on with: {command}" in words
+        assert "long is not being run" in archsweep_says("stop", "long", *in_results(tmp_path))
+
+
+@pytest.mark.parametrize("words", [["status", "tiny"], ["status"], ["logs", "tiny"], ["stop", "tiny"], ["clean", "tiny"]])
+def test_another_terminal_imports_nothing_heavy(words: list[str], tiny_plan: Plan, tmp_path: Path) -> None:
+    folder = planned(tiny_plan, tmp_path)
+    (folder / "sweep.log").write_text("2026-01-01 00:00:00 a line\n")
+    script = (
+        "import sys, atexit\n"
+        "heavy = {'torch', 'ray', 'pandas', 'transformers', 'scipy', 'optuna'}\n"
+        "atexit.register(lambda: print('HEAVY', sorted(heavy & set(sys.modules))))\n"
+        "from archsweep.cli import main\n"
+        f"main({[*words, '--results', str(tmp_path)]!r})"
+    )
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=REPOSITORY, check=True)
+    assert "HEAVY []" in said.stdout
+
+
+def planned(plan: Plan, tmp_path: Path) -> Path:
+    """A sweep's folder in which nothing has run."""
+    folder = tmp_path / "tiny"
+    plan.model_copy(update={"command": "python -m archsweep tiny.py"}).save(folder / "plan.json")
+    return folder
+
+
+def snapshot(plan: Plan, **changes: Any) -> Snapshot:
+    known: dict[str, Any] = {
+        "at": datetime.now(UTC) + timedelta(seconds=1),
+        "counts": Counts(total=2, running=1, to_do=1),
+        "running": ({"id": plan.trials[0].id, "label": "a", "step": 3, "steps": 6, "val_loss": 4.0, "tokens_per_second": 5.0},),
+        "best": None, "tokens_per_second": 5.0, "share_done": 0.25, "elapsed_seconds": 1.0, "seconds_left": 60.0,
+    }  # fmt: skip
+    return Snapshot.model_validate(known | changes)
+
+
+def test_a_sweep_that_has_not_begun_has_all_its_trials_to_do(tiny_plan: Plan, tmp_path: Path) -> None:
+    status = watch.read_status(planned(tiny_plan, tmp_path))
+    assert (status.running, status.killed, status.state) == (False, None, "not running")
+    assert status.counts == Counts(total=2, to_do=2)
+    assert status.go_on == f"python -m archsweep tiny.py --results {tmp_path}"
+
+
+def test_trials_that_ended_are_counted_from_their_own_outcomes(tiny_plan: Plan, tmp_path: Path) -> None:
+    folder = planned(tiny_plan, tmp_path)
+    first, second = tiny_plan.trials
+    for trial in tiny_plan.trials:
+        (folder / "trials" / trial.id).mkdir(parents=True)
+    write.finish(folder / "trials" / first.id, write.Outcome(status="failed", reason="out of luck"))
+    write.finish(folder / "trials" / second.id, write.Outcome(status="finished", reason="every replica diverged"))
+    status = watch.read_status(folder)
+    assert status.counts == Counts(total=2, failed=1, diverged=1)
+    lines = "\n".join(watch.status_lines(status))
+    assert f"failed {first.label}: out of luck (all of it in {folder / 'trials' / first.id / 'error.txt'})" in lines
+    write.finish(folder / "trials" / first.id, write.Outcome(status="finished"))
+    status = watch.read_status(folder)
+    assert (status.state, status.go_on) == ("finished", None)
+
+
+def test_what_a_killed_driver_left_in_progress_json_is_not_running(tiny_plan: Plan, tmp_path: Path) -> None:
+    folder = planned(tiny_plan, tmp_path)
+    (folder / "progress.json").write_text(snapshot(tiny_plan).model_dump_json())
+    (folder / LOCK_FILE).write_text(Owner(pid=1, host=os.uname().nodename, since=datetime.now(UTC)).model_dump_json())
+    status = watch.read_status(folder)
+    assert (status.running, status.trials, status.seconds_left) == (False, (), None)
+    assert status.counts == Counts(total=2, to_do=2)
+    assert "process 1 on" in status.state
+    assert "was killed" in status.state
+
+
+def test_a_driver_on_another_host_runs_while_it_shows_signs_of_life(tiny_plan: Plan, tmp_path: Path) -> None:
+    folder = planned(tiny_plan, tmp_path)
+    (folder / LOCK_FILE).write_text(Owner(pid=1, host="another-host", since=datetime.now(UTC)).model_dump_json())
+    (folder / "progress.json").write_text(snapshot(tiny_plan).model_dump_json())
+    status = watch.read_status(folder)
+    assert (status.running, len(status.trials), status.counts.running) == (True, 1, 1)
+    for name in (LOCK_FILE, "progress.json"):
+        os.utime(folder / name, (0, 0))  # long ago
+    assert not watch.read_status(folder).running
+
+
+def test_one_process_at_a_time_has_a_sweep_and_looking_takes_it_from_nobody(tmp_path: Path) -> None:
+    assert owner(tmp_path) is None
+    with locked(tmp_path):
+        assert str(owner(tmp_path)).startswith(f"process {os.getpid()} on {os.uname().nodename} since ")
+        with pytest.raises(MachineError, match=f"is being run by process {os.getpid()}"), locked(tmp_path):
+            pass
+        ask_to_stop(tmp_path)
+    assert owner(tmp_path) is None
+    assert not (tmp_path / STOP_FILE).exists(), "the next run would stop at once"
+
+
+def test_logs_are_of_one_trial_by_its_id_or_its_variant_and_a_misspelt_one_is_refused(tiny_plan: Plan, tmp_path: Path) -> None:
+    folder = planned(tiny_plan, tmp_path)
+    first, second = tiny_plan.trials
+    with pytest.raises(RecordError, match=r"has no sweep\.log"):
+        list(watch.log_lines(folder, follow=False))
+    lines = ["2026-01-01 00:00:00 2 trials", f"2026-01-01 00:00:01 [{first.id}] one", f"2026-01-01 00:00:02 [{second.id}] two"]
+    (folder / "sweep.log").write_text("\n".join(lines) + "\n")
+    assert list(watch.log_lines(folder, follow=True)) == lines  # nobody runs it, so it has ended
+    assert list(watch.log_lines(folder, follow=False, trial=first.id)) == [lines[1]]
+    assert list(watch.log_lines(folder, follow=False, trial=second.label)) == [lines[2]]
+    with pytest.raises(RecordError, match="has no trial 'num_layer=1': did you mean num_layers="):
+        list(watch.log_lines(folder, follow=False, trial="num_layer=1"))
+
+
+def test_a_reader_who_has_seen_enough_gets_no_traceback(tiny_plan: Plan, tmp_path: Path) -> None:
+    (planned(tiny_plan, tmp_path) / "sweep.log").write_text("a line\n" * 100_000)
+    command = f"{sys.executable} -m archsweep logs tiny --results {tmp_path} | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, env=ENVIRONMENT, check=True)
+    assert (done.stdout, done.stderr) == ("a line\n", "")
+
+
+def test_status_without_a_name_lists_every_sweep_and_one_that_cannot_be_read(
+    tiny_plan: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    planned(tiny_plan, tmp_path)
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "plan.json").write_text("{")
+    with pytest.raises(SystemExit):
+        cli.main(["status", "--results", str(tmp_path)])
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "tiny: not running, 0 of 2 trials finished, 2 to do"
+    assert second.startswith("torn: cannot be read, ")
