@@ -18,18 +18,19 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(archsweep.__file__).parent
 OURS = {"archsweep", "search_spaces"}
-FOUNDATION = {"atomic", "errors", "config", "space"}
+FOUNDATION = {"atomic", "device", "errors", "config", "space"}
 
 # Room -> what it may import: our own rooms, and of the heavy or telling libraries those that its step needs.
 ROOMS = {
     "atomic": ({"errors"}, set()),
     "errors": (set(), set()),
+    "device": (set(), set()),
     "config": ({"atomic", "errors"}, {"pydantic"}),
     "space": ({"errors", "config"}, {"pydantic"}),
     "extensions": ({"errors", "config"}, {"torch"}),
     "planning": (FOUNDATION | {"extensions", "planning"}, {"pydantic", "rich"}),
     "training": (
-        {"atomic", "errors", "config", "extensions", "training"},
+        {"atomic", "device", "errors", "config", "extensions", "training"},
         {"pydantic", "safetensors", "pynvml", "torch", "transformers", "datasets", "tokenizers", "numpy", "pyarrow", "huggingface_hub"},
     ),
     "records": ({"atomic", "errors", "config", "records"}, {"pydantic", "pyarrow", "pandas"}),
@@ -42,7 +43,11 @@ ROOMS = {
 
 OUTSIDE = {"__init__.py", "__main__.py", "cli.py", "pipeline.py"}  # the doors, which lead to every room
 
-ONLY_IN = {"ray": {"running/ray_tune.py"}, "torch": {"running/worker.py"}, "training": {"running/worker.py"}}  # within `running`
+ONLY_IN = {
+    "ray": {"running/ray_tune.py"},
+    "torch": {"running/worker.py"},
+    "training": {"running/measure.py", "running/worker.py"},
+}  # within `running`
 
 
 def imports(path: Path) -> Iterator[str]:

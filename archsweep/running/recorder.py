@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import shutil
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from archsweep.planning import throughput
 from archsweep.records import write
 from archsweep.records.schema import CHECKPOINT_FOLDER, TRIALS_FOLDER
 
@@ -20,10 +22,10 @@ ERROR_FILE = "error.txt"
 
 
 class Recorder:
-    """Writes a sweep's records as its trials report, and tells `progress`."""
+    """Writes a sweep's records as its trials report, and tells `progress`; with `cache_dir`, what training took is kept there for plans."""
 
-    def __init__(self, folder: Path, progress: Progress) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, progress: Progress, cache_dir: Path | None = None) -> None:
+        self._folder, self._cache_dir = folder, cache_dir
         self._progress = progress
         self._reported: set[str] = set()
 
@@ -50,7 +52,14 @@ class Recorder:
         outcome = write.Outcome(status="finished", reason=reason, **{name: last[name] for name in names})
         write.finish(self.trial_folder(trial), outcome)
         shutil.rmtree(self.trial_folder(trial) / CHECKPOINT_FOLDER, ignore_errors=True)
+        self._keep_throughput(trial, last)
         self._progress.trial_finished(trial, last["val_loss"], reason)
+
+    def _keep_throughput(self, trial: Trial, last: Report) -> None:
+        line = None if self._cache_dir is None else _throughput(trial, last)
+        if self._cache_dir is not None and line is not None:
+            with suppress(OSError):  # a cache, which no sweep fails for
+                throughput.append(self._cache_dir, line)
 
     def fail(self, trial: Trial, reason: str, details: str) -> None:
         folder = self.trial_folder(trial)
@@ -61,6 +70,27 @@ class Recorder:
     def trial_folder(self, trial: Trial) -> Path:
         """Where the trial's records, checkpoint and model are."""
         return self._folder / TRIALS_FOLDER / trial.id
+
+
+def _throughput(trial: Trial, last: Report) -> throughput.Measured | None:
+    """What the trial's training took; None where it was too short to tell."""
+    rows = last["rows"]
+    tokens = last["tokens"] * len(rows)
+    seconds = sum(row["train_seconds"] / row["stack_size"] for row in rows)
+    if seconds < throughput.SHORTEST_SECONDS:
+        return None
+    config = trial.config
+    return throughput.measured(
+        config,
+        "trial",
+        device_name=last["device_name"],
+        precision=last["precision_used"],
+        replicas=len(rows),
+        stack_size=max(row["stack_size"] for row in rows),
+        seconds_per_token=seconds / tokens,
+        evaluated_tokens=config.num_evaluations * config.eval_tokens * len(rows),
+        other_seconds=None if last["resumed_at"] else max(0.0, last["trial_seconds"] - seconds),
+    )
 
 
 def _notes(report: Report) -> list[str]:

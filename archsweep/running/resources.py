@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from archsweep.planning.memory import DEFAULT_CALIBRATION
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from archsweep.planning.plan import Trial
 
 CUDA_CONTEXT_BYTES = 600_000_000  # what a process holds on a GPU before its first tensor
@@ -32,3 +34,10 @@ def share(needed: int, gpu_bytes: int) -> float:
     """The smallest share 1/n of a GPU of which n such needs (bytes) fit into it."""
     tiles = max(1, min(MOST_TRIALS_PER_GPU, gpu_bytes // needed))
     return int(10_000 / tiles) / 10_000  # Ray counts GPUs in ten-thousandths; rounded down, n shares always fit
+
+
+def slots(trials: Sequence[Trial], processors: int, gpus: Sequence[int]) -> int:
+    """How many of `trials` run side by side: one on each processor; on GPUs (memories in bytes) as many as the largest share allows."""
+    requests = [request(trial, bool(gpus), min(gpus, default=0)) for trial in trials]
+    share_of_largest = max((each.gpus for each in requests), default=0)
+    return max(1, min(processors, len(gpus) * round(1 / share_of_largest)) if share_of_largest else processors)
