@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from math import exp, log
-from statistics import linear_regression, median, stdev
+from collections import defaultdict
+from math import exp, log, sqrt
+from statistics import linear_regression, median, stdev, variance
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
@@ -26,7 +27,7 @@ SHAPE_FIELDS = (
 )  # fmt: skip
 SHORTEST_SECONDS = 2.0  # of a trial's training: less tells of its first steps alone
 
-# Spreads are standard deviations of the logarithm. Where fewer than three measurements tell them, these hold.
+# Spreads are standard deviations of the logarithm. Where too few measurements tell them, these hold.
 SAME_SHAPE, OTHER_SHAPE, LEAST_SPREAD = 0.1, 0.3, 0.05
 BEYOND = 0.2  # more for each factor of e that a shape lies beyond what was measured
 
@@ -111,7 +112,7 @@ def rate(config: ExperimentConfig, known: Sequence[Measured]) -> Rate | None:
     shape = shape_of(config)
     exact = [log(line.seconds_per_token) for line in known if line.shape == shape]
     if exact:
-        return Rate(exp(median(exact)), _spread(exact, SAME_SHAPE), exact=True)
+        return Rate(exp(median(exact)), _spread_of_repeats(known), exact=True)
     alike = [line for line in known if line.shape.get("precision") == config.precision]
     return _fitted(log(work_per_token(config)), alike) if alike else None
 
@@ -122,11 +123,18 @@ def _fitted(x: float, lines: Sequence[Measured]) -> Rate:
     slope = linear_regression(xs, ys).slope if len(set(xs)) > 2 and max(xs) - min(xs) > log(2) else 1.0
     residuals = [y - slope * x for x, y in zip(xs, ys, strict=True)]
     beyond = max(0.0, x - max(xs), min(xs) - x)
-    return Rate(exp(slope * x + median(residuals)), _spread(residuals, OTHER_SHAPE) + BEYOND * beyond, exact=False)
+    spread = max(LEAST_SPREAD, stdev(residuals)) if len(residuals) > 2 else OTHER_SHAPE
+    return Rate(exp(slope * x + median(residuals)), spread + BEYOND * beyond, exact=False)
 
 
-def _spread(logarithms: Sequence[float], otherwise: float) -> float:
-    return max(LEAST_SPREAD, stdev(logarithms)) if len(logarithms) > 2 else otherwise
+def _spread_of_repeats(known: Sequence[Measured]) -> float:
+    """How far measurements of one shape lie apart on this device, pooled over its shapes."""
+    shapes: defaultdict[str, list[float]] = defaultdict(list)
+    for line in known:
+        shapes[repr(line.shape)].append(log(line.seconds_per_token))
+    degrees = sum(len(repeats) - 1 for repeats in shapes.values())
+    squares = sum((len(repeats) - 1) * variance(repeats) for repeats in shapes.values() if len(repeats) > 1)
+    return max(LEAST_SPREAD, sqrt(squares / degrees)) if degrees > 1 else SAME_SHAPE
 
 
 def set_up_seconds(known: Sequence[Measured]) -> float:
