@@ -34,7 +34,8 @@ def table(plan: Plan, forecast: Forecast) -> Table:
     """A row per variant, with exact parameters in three conventions and what its trials take together."""
     rows = [_cells(plan, trials) for trials in _by_variant(plan, forecast)]
     folded = {name: rows[0][name] for name in _FOLDED if len({row[name] for row in rows}) == 1}
-    shown = Table(box=box.SIMPLE_HEAD, title=_title(plan), title_justify="left", caption=_caption(folded), caption_justify="left")
+    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), title=_title(plan), caption=_caption(folded))
+    shown.title_justify = shown.caption_justify = "left"
     columns = [name for name in rows[0] if name not in folded]
     for name in columns:
         shown.add_column(_HEADINGS.get(name, name), justify="right", vertical="bottom", no_wrap=True)
