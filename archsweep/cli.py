@@ -88,7 +88,7 @@ def sweep(
     _print_plan(planned, forecast, console, json)
     if dry_run:
         return 0
-    if not (yes or _agreed(forecast)):
+    if not (yes or agreed(forecast)):
         _say("Nothing was run.", sys.stderr)
         return EXIT_INTERRUPTED
     folder = pipeline.sweep_folder(results, planned.name)
@@ -228,7 +228,7 @@ def _planned(
     return planned, pipeline.forecast(planned, machine, results, price, effect)
 
 
-def _agreed(forecast: Forecast) -> bool:
+def agreed(forecast: Forecast) -> bool:
     """Whether the person at the terminal wants a large sweep; nobody is asked about a small one, nor where there is no terminal."""
     from archsweep.planning.forecast import is_large
     from archsweep.planning.table import spending

@@ -10,7 +10,9 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from io import TextIOWrapper
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -24,6 +26,9 @@ from archsweep.planning import throughput
 from archsweep.planning.find import find
 from archsweep.training.data import LanguageModelDataset
 from tests.sweep_folder import write_sweep
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 REPOSITORY = Path(archsweep.__file__).parent.parent
 
@@ -154,11 +159,11 @@ def test_detect_says_what_the_seeds_find_by_the_spread_that_was_recorded(
     words = ("plan", str(space_file), "--results", str(tmp_path), "--detect")
     assert run(*words, "1%") == 0
     assert "assumed, as no sweep here has recorded it" in capsys.readouterr().out
-    off = {1: (0.1, -0.1), 2: (-0.1, 0.1)}
-    write_sweep(
-        tmp_path / "earlier", [{"num_layers": 1}, {"num_layers": 2}], lambda variant, rate, seed: 4 + rate + off[variant["num_layers"]][seed],
-        seeds=(0, 1), name="earlier",
-    )  # fmt: skip
+
+    def loss(variant: Mapping[str, int], rate: float, seed: int) -> float:
+        return 4 + rate + (0.1 if seed == variant["num_layers"] - 1 else -0.1)
+
+    write_sweep(tmp_path / "earlier", [{"num_layers": 1}, {"num_layers": 2}], loss, seeds=(0, 1), name="earlier")
     assert run(*words, "1%") == 0
     said = capsys.readouterr().out
     # The paired differences are 0.2 and -0.2: their standard deviation is 0.283, that of a seed 0.2.
@@ -210,12 +215,26 @@ def test_nobody_is_asked_where_there_is_no_terminal(space_file: Path, tmp_path: 
     assert "report: " in said
 
 
+@pytest.mark.parametrize(("answer", "agreed"), [("y", True), ("Yes", True), ("", False), ("no", False)])
+def test_only_a_yes_is_a_yes(
+    answer: str, agreed: bool, space_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expensive(space_file, tmp_path)
+    machine = pipeline.Machine(num_gpus=0, cache_dir=tmp_path)
+    forecast = pipeline.forecast(pipeline.plan(Question(str(space_file)), machine), machine, tmp_path)
+    terminal, theirs = pty.openpty()
+    with open(theirs, "r+b", buffering=0) as file, TextIOWrapper(file, write_through=True) as text:
+        os.write(terminal, f"{answer}\n".encode())
+        monkeypatch.setattr(sys, "stdin", text)
+        monkeypatch.setattr(sys, "stdout", text)
+        assert cli.agreed(forecast) == agreed
+        assert cli.agreed(forecast.model_copy(update={"seconds": None})), "a small or unknown one asks nothing"
+    os.close(terminal)
+
+
 @pytest.mark.slow
-def test_yes_is_an_answer_and_so_is_the_option(space_file: Path, tmp_path: Path) -> None:
-    words = expensive(space_file, tmp_path / "cache")
-    code, said = at_a_terminal([*words, "--results", "asked"], "y", tmp_path)
-    assert (code, "Go on? [y/N]" in said, "report: " in said) == (0, True, True)
-    code, said = at_a_terminal([*words, "--results", "unasked", "-y"], "n", tmp_path)
+def test_yes_given_beforehand_is_not_asked_for(space_file: Path, tmp_path: Path) -> None:
+    code, said = at_a_terminal([*expensive(space_file, tmp_path / "cache"), "--results", "results", "-y"], "n", tmp_path)
     assert (code, "Go on? [y/N]" in said, "report: " in said) == (0, False, True)
 
 
