@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from archsweep.running.resources import CUDA_CONTEXT_BYTES, Resources, request, share
+from archsweep.planning.memory import DEFAULT_CALIBRATION
+from archsweep.running.resources import CUDA_CONTEXT_BYTES, Resources, request, share, slots
 
 if TYPE_CHECKING:
     from archsweep.planning.plan import Plan
