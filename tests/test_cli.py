@@ -146,7 +146,7 @@ def test_json_is_all_that_stdout_holds(space_file: Path, tmp_path: Path, capsys:
 def test_epochs_are_told_once_the_text_is_tokenized(space_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("plan", str(space_file), "--results", str(tmp_path), "--cache", str(tmp_path / "cache"))
     assert run(*words) == 0
-    assert "unknown (until the text is tokenized) epochs" in capsys.readouterr().out
+    assert "epochs unknown until the text is tokenized" in capsys.readouterr().out
     base = find(str(space_file)).space.base
     tokens = len(LanguageModelDataset(base, tmp_path / "cache").corpus.train)
     assert run(*words) == 0

@@ -27,7 +27,8 @@ _HEADINGS = {
     "kaplan": "Kaplan's\n12·L·d²",
     "tokens_per_parameter": "tokens/\nparameter",
 }
-_FOLDED = {"trials": "{} trials each", "replicas": "{} replicas", "tokens": "{} tokens", "epochs": "{} epochs"}
+_FOLDED = {"trials": "{} trials each", "replicas": "{} replicas", "tokens": "{} tokens", "epochs": "{}"}
+UNKNOWN_EPOCHS = "epochs unknown until the text is tokenized"
 
 
 def table(plan: Plan, forecast: Forecast) -> Table:
@@ -104,7 +105,7 @@ def _cells(plan: Plan, trials: Trials) -> dict[str, str]:
         "trials": str(len(trials)),
         "replicas": str(sum(each.replicas for each in prices)),
         "tokens": f"{cost.train_tokens:,}",
-        "epochs": f"{price.epochs:.2g}" if price.epochs is not None else "unknown (until the text is tokenized)",
+        "epochs": f"{price.epochs:.2g} epochs" if price.epochs is not None else UNKNOWN_EPOCHS,
         "tokens_per_parameter": f"{price.tokens_per_parameter:.2g}",
         "FLOPs": f"{sum(each.flops for each in prices):.2e}",
         "memory": _bytes(max(each.memory_bytes for each in prices)),
