@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import re
 import shlex
@@ -18,11 +17,14 @@ from archsweep.atomic import must_be_writable
 from archsweep.config import FAMILIES, NAME_PATTERN, label
 from archsweep.errors import ConfigError, MachineError, RecordError, SpaceError, nearest
 from archsweep.planning import find, throughput
+from archsweep.planning.extend import reconcile
 from archsweep.planning.forecast import Circumstances, Forecast
 from archsweep.planning.forecast import forecast as make_forecast
 from archsweep.planning.grid import Variant
-from archsweep.planning.plan import Plan, make_plan, replicas_of, sized
+from archsweep.planning.plan import Plan, longest_first, make_plan, make_single_plan, replicas_of, sized
+from archsweep.planning.split import split
 from archsweep.records.schema import CONFIG_FILE, MODEL_FOLDER, PLAN_FILE, TRIALS_FOLDER
+from archsweep.space import TEXT_FIELDS
 from archsweep.training.corpus import default_cache_dir, identify, train_tokens
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
     from archsweep.planning.plan import Trial
     from archsweep.space import Space
 
+
+Text = tuple[object, ...]
 
 LOCK_FILE = ".lock"
 OTHER_RESULTS = "Give another place with --results."
@@ -102,6 +106,15 @@ class Machine:
         return next((gpu.name for gpu in self.gpus(config)), None) or device.processor_name()
 
 
+@dataclass(frozen=True)
+class Ledger:
+    """What is done with what is recorded already. Finished trials are never trained again, half-done ones go on."""
+
+    extend: bool = False  # let a plan that asks for more be joined with the folder's
+    retry_failed: bool = True
+    fresh: bool = False  # train what another sweep of the same results has finished
+
+
 def plan(question: Question, machine: Machine | None = None, say: Callable[[str], object] = print) -> Plan:
     """Every trial that answers the question, priced, before anything runs. Imports neither torch nor ray nor pandas.
 
@@ -155,21 +168,27 @@ def forecast(plan: Plan, machine: Machine, results: Path, price: float | None = 
 
     `price` is of a device for an hour; `detect` is the difference that the user wants to find. Without it nothing heavy is imported.
     """
-    from archsweep.running.recorder import unfinished
-
     folder = sweep_folder(results, plan.name)
-    left = {trial.id for trial in unfinished(plan, folder)}
-    finished = [trial.id for trial in plan.trials if trial.id not in left]
-    where = _circumstances(plan, machine, price)
+    left, where = _left(plan, folder), _circumstances(plan, machine, price)
     if detect is None:
-        return make_forecast(plan, where, finished)
+        return make_forecast(plan, where, left)
     from archsweep.analysis.power import power_of, recorded_spread
 
     others = sorted(path.parent for path in results.resolve().glob(f"*/{PLAN_FILE}"))
     spread = recorded_spread(folder, others, plan.trials[0].cost.flops)
     variants = len({trial.label for trial in plan.trials})
     power = power_of(detect.size, detect.relative, plan.repeat, variants, spread)
-    return make_forecast(plan, where, finished, power.found, [power.warning] if power.warning else [])
+    return make_forecast(plan, where, left, power.found, [power.warning] if power.warning else [])
+
+
+def _left(plan: Plan, folder: Path) -> list[Trial]:
+    """What a run would train of the plan, with what its folder holds; all of it where the folder holds another plan."""
+    from archsweep.running.recorder import to_train
+
+    try:
+        return to_train(_settled(folder / PLAN_FILE, plan, extend=True).trials, folder)
+    except SpaceError:
+        return list(plan.trials)
 
 
 def _circumstances(plan: Plan, machine: Machine, price: float | None) -> Circumstances:
@@ -191,47 +210,81 @@ def _circumstances(plan: Plan, machine: Machine, price: float | None) -> Circums
     )
 
 
-def run(plan: Plan, folder: Path, machine: Machine, console: Console) -> None:
-    """Train every trial of the plan that `folder` does not hold yet; records grow as trials report."""
-    from archsweep.running.recorder import unfinished
+def plan_one(config: ExperimentConfig, cache_dir: Path | None = None, command: str = "") -> Plan:
+    """The plan of one config as it is: one trial of one replica; a length in epochs becomes one in tokens."""
+    from archsweep.training.data import LanguageModelDataset
+
+    if config.max_tokens is None:
+        config = config.copy(max_tokens=LanguageModelDataset(config, cache_dir).steps() * config.tokens_per_step)
+    return make_single_plan(config, identify(config.dataset, config.tokenizer), command)
+
+
+def run(plan: Plan, folder: Path, machine: Machine, console: Console, ledger: Ledger | None = None) -> None:
+    """Train every trial of the plan that neither `folder` nor a sweep beside it holds yet; records grow as trials report."""
+    from archsweep.running import recorder
 
     _check_overrides(plan)
-    with _opened(folder, plan):
-        trials = unfinished(plan, folder)
-        if skipped := len(plan.trials) - len(trials):
-            console.print(f"{skipped} of {len(plan.trials)} trials are finished and stay as they are", highlight=False)
+    ledger = ledger or Ledger()
+    with _opened(folder, plan, extend=ledger.extend) as settled:
+        trials = recorder.to_train(settled.trials, folder, retry_failed=ledger.retry_failed)
+        if skipped := len(settled.trials) - len(trials):
+            ended = "finished" if ledger.retry_failed else "finished or failed"
+            console.print(f"{skipped} of {len(settled.trials)} trials are {ended} and stay as they are", highlight=False)
+        if not ledger.fresh and (reused := recorder.reuse(trials, folder)):
+            trials = [trial for trial in trials if trial not in reused]
+            console.print(f"{len(reused)} trials are taken from other sweeps in {folder.parent}; --fresh trains them", highlight=False)
         if trials:
-            _train(trials, folder, machine, console)
+            _train(settled, trials, folder, machine, console)
 
 
-def _train(trials: list[Trial], folder: Path, machine: Machine, console: Console) -> None:
+def _train(plan: Plan, trials: list[Trial], folder: Path, machine: Machine, console: Console) -> None:
     from archsweep.running import ray_tune, serial
+
+    texts = _tokenized(trials, machine.cache_dir)  # before any worker starts: what is wrong with the data shows here
+    if machine.serial:
+        _watched(trials, texts, folder, machine, console, serial.run)
+        return
+    with ray_tune.started(machine.num_cpus, machine.num_gpus, machine.address) as cluster:
+        parts = _split(plan, trials, folder, cluster.slots(trials))
+        _watched(parts, texts, folder, machine, console, cluster.run)
+
+
+def _watched(
+    trials: list[Trial], texts: Mapping[Text, str], folder: Path, machine: Machine, console: Console, train: Callable[..., object]
+) -> None:
+    """Let a runner train the trials, with its reports recorded and shown; a stop that was asked for becomes a KeyboardInterrupt."""
     from archsweep.running.progress import Progress
     from archsweep.running.recorder import Recorder
     from archsweep.running.stop import stop_requests
-    from archsweep.training.data import prepare
 
-    corpus_ids = {
-        trial.id: prepare(trial.config, machine.cache_dir).id for trial in trials
-    }  # before any worker starts: what is wrong with the data shows here
     progress = Progress(trials, console)
-    recorder = Recorder(folder, progress, machine.cache)
+    corpus_ids = {trial.id: texts[_text(trial.config)] for trial in trials}
     with progress.shown(), stop_requests(progress.say) as stop:
-        if machine.serial:
-            serial.run(trials, corpus_ids, recorder, stop, machine.cache_dir)
-        else:
-            ray_tune.run(
-                trials,
-                corpus_ids,
-                recorder,
-                stop,
-                num_cpus=machine.num_cpus,
-                num_gpus=machine.num_gpus,
-                address=machine.address,
-                cache_dir=machine.cache_dir,
-            )
+        train(trials, corpus_ids, Recorder(folder, progress, machine.cache), stop, machine.cache_dir)
     if stop.is_set():
         raise KeyboardInterrupt
+
+
+def _tokenized(trials: list[Trial], cache_dir: Path | None) -> dict[Text, str]:
+    """The id of each tokenized corpus that the trials read, each made once."""
+    from archsweep.training.data import prepare
+
+    return {text: prepare(config, cache_dir).id for text, config in {_text(trial.config): trial.config for trial in trials}.items()}
+
+
+def _text(config: ExperimentConfig) -> Text:
+    """What decides a config's tokens, and how many there must be."""
+    return tuple(getattr(config, name) for name in (*TEXT_FIELDS, "context_length", "max_tokens"))
+
+
+def _split(plan: Plan, trials: list[Trial], folder: Path, slots: int) -> list[Trial]:
+    """The trials for so many slots, large ones in parts, as the folder's plan then says; once one has begun they stay as they are."""
+    if any((folder / TRIALS_FOLDER / trial.id).exists() for trial in trials):
+        return trials
+    parts = split(trials, slots, plan.corpus_id)
+    kept = [trial for trial in plan.trials if trial not in trials]
+    plan.model_copy(update={"trials": tuple(longest_first([*kept, *parts]))}).save(folder / PLAN_FILE)
+    return parts
 
 
 def collect(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -259,11 +312,12 @@ def export(folder: Path, variant: str, target: Path) -> Path:
     """
     from archsweep.records import read
 
-    trials = {label(trial["variant"]): trial["id"] for trial in read.load_plan(folder)["trials"]}
-    if variant not in trials:
-        raise RecordError(f"{folder} has no variant {variant!r}: {nearest(variant, trials)}")
-    trial = folder / TRIALS_FOLDER / trials[variant]
-    if not (trial / MODEL_FOLDER).is_dir():
+    variants = {label(trial["variant"]) for trial in read.load_plan(folder)["trials"]}
+    if variant not in variants:
+        raise RecordError(f"{folder} has no variant {variant!r}: {nearest(variant, variants)}")
+    best = read.best_trial(folder, variant)
+    trial = folder / TRIALS_FOLDER / (best or "")
+    if best is None or not (trial / MODEL_FOLDER).is_dir():
         raise RecordError(f"{variant} has no model yet: it is written when its trial has finished. Run the sweep again.")
     if target.exists():
         raise ConfigError(f"{target} must not exist yet, so that nothing in it is lost. Give another folder with --to.")
@@ -289,8 +343,8 @@ def is_sweep(folder: Path) -> bool:
 
 
 @contextmanager
-def _opened(folder: Path, plan: Plan) -> Iterator[None]:
-    """The sweep's folder, for this process alone. A folder keeps one plan, so that its report answers one question."""
+def _opened(folder: Path, plan: Plan, *, extend: bool = False) -> Iterator[Plan]:
+    """The sweep's folder, for this process alone, with the plan that it then holds: a folder answers one question."""
     with must_be_writable(folder, OTHER_RESULTS):
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder / LOCK_FILE, "a+")  # noqa: SIM115  # closed below, which is what gives the lock back
@@ -300,30 +354,26 @@ def _opened(folder: Path, plan: Plan) -> Iterator[None]:
         except BlockingIOError:
             lock.seek(0)
             raise MachineError(f"{folder} is being run by {lock.read().strip() or 'another process'}. Wait for it, or stop it.") from None
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        lock.flush()
-        _check_same(folder / PLAN_FILE, plan)
+        settled = _settled(folder / PLAN_FILE, plan, extend)
         with must_be_writable(folder, OTHER_RESULTS):
-            plan.save(folder / PLAN_FILE)
-        yield
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            lock.flush()
+            settled.save(folder / PLAN_FILE)
+        yield settled
 
 
-def _check_same(path: Path, plan: Plan) -> None:
-    """Raises SpaceError where `path` holds a plan of other trials."""
+def _settled(path: Path, plan: Plan, extend: bool) -> Plan:
+    """What is run: `plan`, or what `path` holds of it. Raises SpaceError where that is a plan of other trials."""
     if not path.exists():
-        return
+        return plan
     try:
-        recorded = {trial["id"] for trial in json.loads(path.read_text())["trials"]}
-    except (ValueError, KeyError, TypeError):
+        recorded = Plan.load(path)
+    except RecordError:
         raise SpaceError(
             f"{path} must be a plan and cannot be read. Remove it: the trials beside it stay, and are not trained again."
         ) from None
-    if recorded != {trial.id for trial in plan.trials}:
-        raise SpaceError(
-            f"{path.parent} holds another plan than this one: its search space, base, settings or text were different. "
-            "Give this sweep a name of its own with --name, or delete the folder."
-        )
+    return reconcile(recorded, plan, extend=extend)
 
 
 def _check_overrides(plan: Plan) -> None:
@@ -334,24 +384,3 @@ def _check_overrides(plan: Plan) -> None:
         for trial in plan.trials:
             if trial.config.family in FAMILIES:
                 hugging_face_config(trial.config)
-
-
-def train_one(config: ExperimentConfig, folder: Path, cache_dir: Path | None, say: Callable[[str], object]) -> Path:
-    """Train one config in this process, without Ray, as the library's user would; leaves config, results and model in the folder."""
-    from archsweep import ArchitectureExperiment, ExperimentResults, MetricsTracker
-
-    if is_sweep(folder):
-        raise ConfigError(f"{folder} holds a sweep. Give this experiment a name of its own: --set experiment_name=NAME.")
-    with must_be_writable(folder, OTHER_RESULTS):
-        config.save(folder / CONFIG_FILE)
-    experiment = ArchitectureExperiment(config, output_dir=folder, cache_dir=cache_dir)
-    experiment.setup()
-    tracker = MetricsTracker()
-    for epoch in range(config.num_epochs):
-        train_metrics = experiment.train_epoch(epoch)
-        val_metrics = experiment.evaluate()
-        tracker.add_metrics(train_metrics, val_metrics)
-        losses = f"training loss {train_metrics['loss']:.4f}, validation loss {val_metrics['loss']:.4f}"
-        say(f"epoch {epoch + 1} of {config.num_epochs}: {losses}")
-    results = ExperimentResults(config=config, metrics=tracker.get_all_metrics(), performance_stats=experiment.performance_stats)
-    return results.save(folder)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import heapq
 from math import exp
 from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
+from archsweep.planning.split import makespan, split
 from archsweep.planning.throughput import Measured, Rate, rate, set_up_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Sequence
 
     from archsweep.planning.plan import Plan, Trial
 
@@ -93,13 +93,14 @@ class Forecast(BaseModel):
 
 
 def forecast(
-    plan: Plan, where: Circumstances, finished: Collection[str] = (), detectable: str | None = None, warnings: Sequence[str] = ()
+    plan: Plan, where: Circumstances, left: Sequence[Trial] | None = None, detectable: str | None = None, warnings: Sequence[str] = ()
 ) -> Forecast:
-    """The plan's forecast; trials in `finished` (ids) take no more time; `detectable` and `warnings` are what others found out."""
+    """The plan's forecast, its times those of the trials that are `left` (default: all), split for the slots as a run splits them;
+    `detectable` and `warnings` are what others found out."""
     trials = tuple(_trial(trial, where) for trial in plan.trials)
-    known = [each.seconds for each in trials if each.id not in finished]
-    seconds = [each for each in known if each is not None]
-    complete = len(seconds) == len(known)
+    parts = [_trial(trial, where).seconds for trial in _parts(plan, where, left)]
+    seconds = [each for each in parts if each is not None]
+    complete = len(seconds) == len(parts)
     whole = _each(seconds, lambda values: makespan(values, where.slots)) if complete else None
     hours = _scaled(whole, where.devices / 3600)
     return Forecast(
@@ -125,12 +126,9 @@ def is_large(forecast: Forecast) -> bool:
     return hours or (forecast.money is not None and forecast.money.expected > MOST_UNASKED_MONEY)
 
 
-def makespan(lengths: Sequence[float], slots: int) -> float:
-    """When the last of `lengths` ends, each in turn begun by the slot that is free first."""
-    ends = [0.0] * slots
-    for length in lengths:
-        heapq.heapreplace(ends, ends[0] + length)
-    return max(ends)
+def _parts(plan: Plan, where: Circumstances, left: Sequence[Trial] | None) -> Sequence[Trial]:
+    trials = plan.trials if left is None else left
+    return split(trials, where.slots, plan.corpus_id) if trials else []
 
 
 def _each(intervals: Sequence[Interval], combine: Callable[[list[float]], float]) -> Interval:

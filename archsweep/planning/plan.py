@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import product
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
@@ -18,11 +18,14 @@ from archsweep.planning.length import Speed, solve_length
 from archsweep.planning.memory import stack_memory_bytes
 from archsweep.space import Budget, Space, as_budgets
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 __all__ = ["Cost", "Plan", "Refusal", "Replica", "Trial", "make_plan"]
 
 
 class Trial(BaseModel):
-    """One variant with all its replicas: the unit that is scheduled, retried and recorded. `cost` is one replica's."""
+    """One variant with its replicas, or a part of them: the unit that is scheduled, retried and recorded. `cost` is one replica's."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -36,6 +39,16 @@ class Trial(BaseModel):
     def label(self) -> str:
         """The variant in words, as "num_layers=2 num_heads=4"."""
         return label(self.variant)
+
+    @property
+    def work(self) -> int:
+        """Relative time of all its replicas."""
+        return self.cost.work * len(self.replicas)
+
+    def with_replicas(self, replicas: tuple[Replica, ...], corpus_id: str) -> Trial:
+        """The same variant with these replicas: a trial of another name."""
+        content = [replica.model_dump(mode="json") for replica in replicas]
+        return self.model_copy(update={"id": self.config.content_id(content, corpus_id), "replicas": replicas})
 
     @property
     def memory_bytes(self) -> int:
@@ -88,7 +101,6 @@ def make_plan(name: str, question: str, space: Space, corpus_id: str, command: s
     if not trials:
         reasons = "\n".join(f"  - {label(refusal.variant)}: {refusal.reason}" for refusal in refused)
         raise SpaceError(f"{name}: none of the {len(refused)} variants can be trained\n{reasons}")
-    trials.sort(key=lambda trial: -trial.cost.work * len(trial.replicas))
     return Plan(
         name=name,
         question=question,
@@ -98,8 +110,32 @@ def make_plan(name: str, question: str, space: Space, corpus_id: str, command: s
         repeat=space.repeat,
         budget=space.budget,
         corpus_id=corpus_id,
-        trials=tuple(trials),
+        trials=tuple(longest_first(trials)),
         refused=tuple(refused),
+    )
+
+
+def longest_first(trials: Iterable[Trial]) -> list[Trial]:
+    """The order in which trials begin: those that take longest first, so that none of them is the last to end."""
+    return sorted(trials, key=lambda trial: -trial.work)
+
+
+def make_single_plan(config: ExperimentConfig, corpus_id: str, command: str = "") -> Plan:
+    """The plan of one config as it is, whose length must be given by max_tokens: a sweep of one trial with one replica."""
+    price, content = cost(config), [config.replica.model_dump(mode="json")]
+    variant: dict[str, JsonValue] = {"experiment_name": config.experiment_name}
+    trial = Trial(id=config.content_id(content, corpus_id), variant=variant, config=config, replicas=(config.replica,), cost=price)
+    return Plan(
+        name=config.experiment_name,
+        question=f"How well does {config.experiment_name} train?",
+        command=command,
+        compare=tuple(variant),
+        tune=(),
+        repeat=1,
+        budget=None,
+        corpus_id=corpus_id,
+        trials=(trial,),
+        refused=(),
     )
 
 

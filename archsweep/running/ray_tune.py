@@ -10,7 +10,9 @@ import signal
 import subprocess
 import tempfile
 import threading
+from collections import Counter
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,14 +21,20 @@ from archsweep.config import ExperimentConfig
 from archsweep.device import processors
 from archsweep.errors import MachineError
 from archsweep.running.recorder import reason_in
-from archsweep.running.resources import ASSUMED_GPU_BYTES, Resources, request
+from archsweep.running.resources import ASSUMED_GPU_BYTES, Resources, fitting, larger, request
 from archsweep.running.worker import Report, train_trial
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from archsweep.planning.plan import Trial
     from archsweep.running.recorder import Recorder
+
+MOST_LOSSES = 3  # times that a trial may lose its process; a machine that kills it each time is out of memory
+
+# How the reasons of failures begin.
+_OUT_OF_MEMORY = ("torch.OutOfMemoryError", "torch.cuda.OutOfMemoryError")
+_LOST = "ray.exceptions."
 
 # Ray reads these when it is imported or started. Set by the user, they stay.
 _SETTINGS = {
@@ -41,57 +49,121 @@ _SETTINGS = {
 }
 
 
-def run(
-    trials: Sequence[Trial],
-    corpus_ids: Mapping[str, str],
-    recorder: Recorder,
-    stop: threading.Event,
-    *,
-    num_cpus: int | None = None,
-    num_gpus: int | None = None,
-    address: str | None = None,
-    cache_dir: Path | None = None,
-) -> Any:
-    """Train `trials` with Ray Tune, the first ones first, each on the corpus that `corpus_ids` names for it, until `stop` is set.
+class Cluster:
+    """A Ray that runs: what its nodes have, and the trials that Tune schedules on them."""
 
-    `num_cpus` and `num_gpus` size a Ray of our own (default: what the machine has), `address` names a running cluster. A trial that fails
-    is recorded as failed. Returns Tune's result dataframe, one row per trial. Raises MachineError where Ray cannot start, or no node could
-    ever hold one of the trials.
-    """
-    with _ray(num_cpus, num_gpus, address) as ray:
-        from ray import tune
+    def __init__(self, ray: Any) -> None:
+        self._ray = ray
+        self._use_gpu = any(node.get("GPU", 0) > 0 for node in self._nodes())
+        self._gpu_bytes = _smallest_gpu_bytes(ray) if self._use_gpu else ASSUMED_GPU_BYTES
 
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        use_gpu = any(node.get("GPU", 0) > 0 for node in nodes)
-        gpu_bytes = _smallest_gpu_bytes(ray) if use_gpu else ASSUMED_GPU_BYTES
-        requests = {trial.id: request(trial, use_gpu, gpu_bytes) for trial in trials}
-        for resources in set(requests.values()):
-            _check_some_node_holds(resources, nodes)
-        trainable = tune.with_resources(
-            tune.with_parameters(
-                _trainable(),
-                trials={trial.id: trial for trial in trials},
-                corpus_ids=dict(corpus_ids),
-                folders={trial.id: recorder.trial_folder(trial) for trial in trials},
-                cache_dir=cache_dir,
+    def slots(self, trials: Sequence[Trial]) -> int:
+        """How many of `trials`, by what the largest of them asks for, run side by side."""
+        largest = max((self._request(trial) for trial in trials), key=lambda resources: (resources.gpus, resources.cpus))
+        return max(1, sum(fitting(largest, node) for node in self._nodes()))
+
+    def run(
+        self,
+        trials: Sequence[Trial],
+        corpus_ids: Mapping[str, str],
+        recorder: Recorder,
+        stop: threading.Event,
+        cache_dir: Path | None = None,
+    ) -> list[Any]:
+        """Train `trials`, the first ones first, each on the corpus that `corpus_ids` names for it, until `stop` is set.
+
+        A trial that ran out of its share of a GPU runs again with twice of it; one whose process or node died, up to MOST_LOSSES times,
+        from its checkpoint; every other failure is its end. Returns Tune's result dataframes, one of each round. Raises MachineError
+        where no node could ever hold one of the trials, and what recording raised.
+        """
+        work = _Work({trial.id: trial for trial in trials}, dict(corpus_ids), recorder, stop, cache_dir)
+        work.requests = {trial.id: self._request(trial) for trial in trials}
+        frames, left = [], list(trials)
+        while left and not stop.is_set():
+            for resources in {work.requests[trial.id] for trial in left}:
+                _check_some_node_holds(resources, self._nodes())
+            work.again = []
+            frames.append(_fit(work, left))
+            if work.broken is not None:
+                raise work.broken
+            left = work.again
+        return frames
+
+    def _request(self, trial: Trial) -> Resources:
+        return request(trial, self._use_gpu, self._gpu_bytes)
+
+    def _nodes(self) -> list[dict[str, float]]:
+        return [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+
+
+@dataclass
+class _Work:
+    """What a run's trials are given, and what becomes of those that fail."""
+
+    trials: dict[str, Trial]
+    corpus_ids: dict[str, str]
+    recorder: Recorder
+    stop: threading.Event
+    cache_dir: Path | None
+    requests: dict[str, Resources] = field(default_factory=dict)
+    losses: Counter[str] = field(default_factory=Counter)  # of its process or node, by trial
+    again: list[Trial] = field(default_factory=list)  # what the next round trains
+    broken: Exception | None = None  # what recording raised: nothing can go on without records
+
+    def fail(self, trial: Trial, reason: str, details: str) -> None:
+        """Record a failure, as the trial's end or with the next try that it gets."""
+        asked = self.requests[trial.id]
+        if reason.startswith(_OUT_OF_MEMORY) and 0 < asked.gpus < 1:
+            self.requests[trial.id] = larger(asked)
+            self._try_again(trial, reason, details, f"again with {self.requests[trial.id].gpus:g} of a GPU instead of {asked.gpus:g}")
+        elif reason.startswith(_LOST) and self.losses[trial.id] < MOST_LOSSES:
+            self.losses[trial.id] += 1
+            self._try_again(trial, reason, details, "again from its checkpoint")
+        else:
+            self.recorder.fail(trial, reason, details)
+
+    def _try_again(self, trial: Trial, reason: str, details: str, how: str) -> None:
+        self.again.append(trial)
+        self.recorder.retry(trial, reason, details, how)
+
+
+def _fit(work: _Work, trials: Sequence[Trial]) -> Any:
+    """One round: Tune's result dataframe of the trials, one row each."""
+    from ray import tune
+
+    trainable = tune.with_resources(
+        tune.with_parameters(
+            _trainable(),
+            trials=work.trials,
+            corpus_ids=work.corpus_ids,
+            folders={trial.id: work.recorder.trial_folder(trial) for trial in trials},
+            cache_dir=work.cache_dir,
+        ),
+        lambda config: tune.PlacementGroupFactory([_bundle(work.requests[config["trial_id"]])]),
+    )
+    with tempfile.TemporaryDirectory(prefix="archsweep-tune-") as scratch:
+        tuner = tune.Tuner(
+            trainable,
+            param_space=_param_space(trials),
+            tune_config=tune.TuneConfig(reuse_actors=True, trial_name_creator=_trial_name, trial_dirname_creator=_trial_name),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=scratch,
+                verbose=0,
+                callbacks=_callbacks(work),
+                stop=_stopper(work.stop),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # the records are the result
             ),
-            lambda config: tune.PlacementGroupFactory([_bundle(requests[config["trial_id"]])]),
         )
-        with tempfile.TemporaryDirectory(prefix="archsweep-tune-") as scratch:
-            tuner = tune.Tuner(
-                trainable,
-                param_space=_param_space(trials),
-                tune_config=tune.TuneConfig(reuse_actors=True, trial_name_creator=_trial_name, trial_dirname_creator=_trial_name),
-                run_config=tune.RunConfig(
-                    name="tune",
-                    storage_path=scratch,
-                    verbose=0,
-                    callbacks=_callbacks(trials, recorder),
-                    stop=_stopper(stop),
-                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # the records are the result
-                ),
-            )
-            return tuner.fit().get_dataframe()
+        return tuner.fit().get_dataframe()
+
+
+@contextmanager
+def started(num_cpus: int | None = None, num_gpus: int | None = None, address: str | None = None) -> Iterator[Cluster]:
+    """A Ray of our own for the length of the block, sized by `num_cpus` and `num_gpus` (default: what the machine has), or the running
+    one at `address`. Raises MachineError where it cannot start or be reached."""
+    with _ray(num_cpus, num_gpus, address) as ray:
+        yield Cluster(ray)
 
 
 @contextmanager
@@ -170,7 +242,7 @@ def _smallest_gpu_bytes(ray: Any) -> int:
 
 def _check_some_node_holds(resources: Resources, nodes: Sequence[dict[str, float]]) -> None:
     """Ray would wait forever for what no node has."""
-    if not any(node.get("CPU", 0) >= resources.cpus and node.get("GPU", 0) >= resources.gpus for node in nodes):
+    if not any(fitting(resources, node) for node in nodes):
         largest = ", ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
         raise MachineError(
             f"a trial needs {resources.cpus} CPUs and {resources.gpus:g} GPUs on one node, and the nodes have {largest}. "
@@ -253,34 +325,40 @@ def _stopper(stop: threading.Event) -> Any:
     return Asked(stop)
 
 
-def _callbacks(trials: Sequence[Trial], recorder: Recorder) -> list[Any]:
+def _callbacks(work: _Work) -> list[Any]:
     from ray import tune
     from ray.tune.logger import JsonLoggerCallback
 
     class Record(tune.Callback):  # type: ignore[misc]
-        """Tune's events, handed to the recorder."""
+        """Tune's events, handed to the recorder. Nothing is raised here, where it would leave trials unsaved: it ends the run."""
 
-        def __init__(self, trials: Sequence[Trial], recorder: Recorder) -> None:
-            self._by_id, self._recorder = {trial.id: trial for trial in trials}, recorder
+        def __init__(self, work: _Work) -> None:
+            self._work = work
 
         def __getstate__(self) -> dict[str, Any]:
             return {}  # Tune pickles its callbacks for a restore that never comes: the same command starts a new Tune
 
         def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            self._recorder.begin(self._ours(trial))
+            self._record(lambda ours: self._work.recorder.begin(ours), trial)
 
         def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Report, **info: Any) -> None:
-            self._recorder.report(self._ours(trial), result)
+            self._record(lambda ours: self._work.recorder.report(ours, result), trial)
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            self._recorder.finish(self._ours(trial), trial.last_result)
+            self._record(lambda ours: self._work.recorder.finish(ours, trial.last_result), trial)
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             details = re.sub(r"\x1b\[[0-9;]*m", "", Path(trial.error_file).read_text())  # without the colours that Ray adds
-            self._recorder.fail(self._ours(trial), reason_in(details), details)
+            self._record(lambda ours: self._work.fail(ours, reason_in(details), details), trial)
 
-        def _ours(self, trial: Any) -> Trial:
-            return self._by_id[trial.config["trial_id"]]
+        def _record(self, what: Callable[[Trial], None], trial: Any) -> None:
+            if self._work.broken is not None:
+                return
+            try:
+                what(self._work.trials[trial.config["trial_id"]])
+            except Exception as error:
+                self._work.broken = error
+                self._work.stop.set()
 
     # Without one logger of its own, Tune's dataframe would be empty.
-    return [Record(trials, recorder), JsonLoggerCallback()]
+    return [Record(work), JsonLoggerCallback()]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from archsweep.planning.memory import DEFAULT_CALIBRATION
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from archsweep.planning.plan import Trial
 
@@ -30,6 +30,21 @@ def request(trial: Trial, use_gpu: bool, gpu_bytes: int = ASSUMED_GPU_BYTES) -> 
     return Resources(1, share(CUDA_CONTEXT_BYTES + round(DEFAULT_CALIBRATION * trial.memory_bytes), gpu_bytes))
 
 
+def larger(asked: Resources) -> Resources:
+    """What a trial that ran out of its share of a GPU asks for next."""
+    return asked._replace(gpus=min(1.0, 2 * asked.gpus))
+
+
+def fitting(resources: Resources, node: Mapping[str, float]) -> int:
+    """How many such requests a node, by its CPU and GPU counts, holds at once."""
+    by_cpus = int(node.get("CPU", 0) // resources.cpus)
+    if not resources.gpus:
+        return by_cpus
+    gpus = int(node.get("GPU", 0))
+    by_gpus = gpus // int(resources.gpus) if resources.gpus >= 1 else gpus * int(1 / resources.gpus + 1e-9)
+    return min(by_cpus, by_gpus)
+
+
 def share(needed: int, gpu_bytes: int) -> float:
     """The smallest share 1/n of a GPU of which n such needs (bytes) fit into it."""
     tiles = max(1, min(MOST_TRIALS_PER_GPU, gpu_bytes // needed))
@@ -38,6 +53,6 @@ def share(needed: int, gpu_bytes: int) -> float:
 
 def slots(trials: Sequence[Trial], processors: int, gpus: Sequence[int]) -> int:
     """How many of `trials` run side by side: one on each processor; on GPUs (memories in bytes) as many as the largest share allows."""
-    requests = [request(trial, bool(gpus), min(gpus, default=0)) for trial in trials]
-    share_of_largest = max((each.gpus for each in requests), default=0)
-    return max(1, min(processors, len(gpus) * round(1 / share_of_largest)) if share_of_largest else processors)
+    requests = (request(trial, bool(gpus), min(gpus, default=0)) for trial in trials)
+    largest = max(requests, key=lambda resources: (resources.gpus, resources.cpus))
+    return max(1, fitting(largest, {"CPU": processors, "GPU": len(gpus)}))

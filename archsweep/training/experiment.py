@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from pydantic import JsonValue
 
-from archsweep.errors import ConfigError, DataError
+from archsweep.errors import ConfigError
 from archsweep.extensions import user_metrics
 from archsweep.training.checkpoint import Checkpoints
 from archsweep.training.data import LanguageModelDataset, TokenWindows
@@ -47,7 +47,8 @@ class ArchitectureExperiment:
     A single experiment leaves its model in `output_dir` (default `results/<experiment_name>`) after its last step; replicas leave nothing
     unless `output_dir` is given. With `checkpoint_dir`, the run is saved there every `checkpoint_seconds` and when it is stopped, and goes
     on from there; `warn` is told of a checkpoint that is damaged. `stack_size` replicas train at once; by default as many as the device
-    gains from. `micro_batch_size` is where micro_batch_size="auto" begins: by default a whole batch.
+    gains from. `micro_batch_size` is where micro_batch_size="auto" begins: by default a whole batch; it becomes smaller where memory runs
+    out, unless `shrinks` is False.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class ArchitectureExperiment:
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
         stack_size: int | None = None,
         micro_batch_size: int | None = None,
+        shrinks: bool = True,
         warn: Callable[[str], object] = warnings.warn,
     ) -> None:
         self.config = config
@@ -68,7 +70,7 @@ class ArchitectureExperiment:
         self.output_dir = Path(output_dir or f"results/{config.experiment_name}") if output_dir or replicas is None else None
         self.resumed_at = 0  # the step of the checkpoint from which this run went on
         self._cache_dir, self._checkpoint_dir, self._checkpoint_seconds = cache_dir, checkpoint_dir, checkpoint_seconds
-        self._stack_size, self._micro_batch_size, self._warn = stack_size, micro_batch_size, warn
+        self._stack_size, self._micro_batch_size, self._shrinks, self._warn = stack_size, micro_batch_size, shrinks, warn
         self._step = 0
         self._evaluated: list[list[Row]] = []
 
@@ -80,7 +82,7 @@ class ArchitectureExperiment:
         self.device = resolve_device(self.config)
         self.data = LanguageModelDataset(self.config, self._cache_dir)
         self.metrics = MetricsCalculator(self.data.corpus.validation_bytes_per_token)
-        self.total_steps = self._count_steps()
+        self.total_steps = self.data.steps()
         self._user_metrics = user_metrics(self.config)
         self._peak_flops = peak_flops(device_name(self.device), precision_used(self.config, self.device))
         reset_peak_memory(self.device)
@@ -99,24 +101,13 @@ class ArchitectureExperiment:
         if saved is not None:
             self._restore(*saved)
 
-    def _count_steps(self) -> int:
-        """Optimizer steps of the whole run."""
-        if self.config.max_tokens is not None:
-            return self.config.max_tokens // self.config.tokens_per_step
-        steps = self.config.num_epochs * len(self.data.train_windows(self.config.seed)) // self.config.gradient_accumulation_steps
-        if not steps:
-            raise DataError(
-                f"{self.config.dataset}: {self.config.num_epochs} passes over {self.data.corpus.train_tokens} training tokens make no step "
-                f"of {self.config.tokens_per_step} tokens. Give more text, a smaller batch_size, or max_tokens."
-            )
-        return steps
-
     def _prepare(self, replicas: Sequence[Replica]) -> StackInTraining:
         stack = ReplicaStack(self.config, replicas, self.device)
         windows = {replica.seed: self.data.train_windows(replica.seed) for replica in replicas}
-        given = self.config.micro_batch_size
-        micro_batch_size = min(self._micro_batch_size or self.config.batch_size, self.config.batch_size) if given == "auto" else given
-        return StackInTraining(self.config, stack, ReplicaAdamW(stack, self.config, self.total_steps), windows, micro_batch_size)
+        given, largest = self.config.micro_batch_size, self.config.batch_size
+        micro_batch_size = min(self._micro_batch_size or largest, largest) if given == "auto" else given
+        shrinks = self._shrinks and given == "auto"
+        return StackInTraining(self.config, stack, ReplicaAdamW(stack, self.config, self.total_steps), windows, micro_batch_size, shrinks)
 
     # Checkpoints.
 
@@ -311,6 +302,7 @@ class StackInTraining:
     optimizer: ReplicaAdamW
     windows: dict[int, TokenWindows]  # by seed: replicas of one seed read the same batches
     micro_batch_size: int
+    shrinks: bool  # the micro-batch, where memory runs out
     step: int = 0
     seconds: float = 0.0
     _seconds_of_last_step: float = math.inf
@@ -342,7 +334,7 @@ class StackInTraining:
         try:
             losses = self._accumulate(step, batch)
         except torch.OutOfMemoryError:
-            if self.config.micro_batch_size != "auto" or self.micro_batch_size == 1:
+            if not self.shrinks or self.micro_batch_size == 1:
                 raise
             self.micro_batch_size = -(-self.micro_batch_size // 2)
             torch.cuda.empty_cache()

@@ -13,7 +13,7 @@ from rich.console import Console
 from archsweep.config import ExperimentConfig
 from archsweep.planning import throughput
 from archsweep.planning.find import find
-from archsweep.planning.forecast import SPREADS, Circumstances, forecast, is_large, makespan
+from archsweep.planning.forecast import SPREADS, Circumstances, forecast, is_large
 from archsweep.planning.plan import Plan, make_plan
 from archsweep.planning.table import as_json, duration, facts, table
 from archsweep.space import Budget, Choice, Space
@@ -43,10 +43,10 @@ def measured(plan: Plan, **seconds: float) -> list[throughput.Measured]:
 
 
 def test_times_add_up_one_after_another_and_side_by_side() -> None:
-    made = plan(layers=(1, 2, 4))
+    made = plan(layers=(1, 2, 4), repeat=1)
     told = forecast(made, where(measured(made, l1=1e-4, l2=2e-4, l4=5e-4), price=3.0))
-    # Each of 2 replicas: 102,400 tokens, and 4 evaluations of 32,768 at a third.
-    tokens = 2 * (102_400 + 4 * 32_768 / 3)
+    # Of each replica: 102,400 tokens, and 4 evaluations of 32,768 at a third.
+    tokens = 102_400 + 4 * 32_768 / 3
     one, two, four = (tokens * rate for rate in (1e-4, 2e-4, 5e-4))
     assert told.seconds_in_sum is not None
     assert told.seconds is not None
@@ -61,15 +61,22 @@ def test_times_add_up_one_after_another_and_side_by_side() -> None:
     assert "which have the shapes of 3 of the 3 trials" in told.basis
 
 
-def test_finished_trials_take_no_more_time() -> None:
-    made = plan()
+def test_only_what_is_left_takes_time() -> None:
+    made = plan(repeat=1)
     known = measured(made, l1=1e-4, l2=2e-4)
-    longest, other = made.trials
-    told = forecast(made, where(known), finished=[longest.id])
+    told = forecast(made, where(known), left=made.trials[1:])
     assert told.seconds == told.seconds_in_sum == told.trials[1].seconds
-    none_left = forecast(made, where(known), finished=[longest.id, other.id])
+    none_left = forecast(made, where(known), left=[])
     assert none_left.seconds is not None
     assert none_left.seconds.high == 0
+
+
+def test_a_trial_that_a_run_would_split_takes_the_slots_together() -> None:
+    made = plan(layers=(1,), repeat=4)
+    told = forecast(made, where(measured(made, l1=1e-4)))
+    assert told.seconds is not None
+    assert told.seconds_in_sum is not None
+    assert told.seconds.expected == pytest.approx(told.seconds_in_sum.expected / 2)
 
 
 @pytest.mark.parametrize(
@@ -83,12 +90,6 @@ def test_where_nothing_was_measured_no_time_is_told(changes: dict[str, Any], tol
     found = forecast(plan(), where(**changes))
     assert (found.seconds, found.seconds_in_sum, found.device_hours, found.money) == (None, None, None, None)
     assert told in next(facts(found))
-
-
-def test_the_makespan_gives_each_trial_to_the_slot_that_is_free_first() -> None:
-    assert makespan([5, 4, 3, 3], 2) == 8
-    assert makespan([5, 4, 3, 3], 1) == 15
-    assert makespan([], 3) == 0
 
 
 def test_disk_is_checkpoints_of_what_runs_at_once_a_model_of_each_trial_and_the_records() -> None:

@@ -30,7 +30,7 @@ def report(seconds: float) -> dict[str, Any]:
 
 def test_a_trial_that_lasts_leaves_what_its_training_took_and_a_short_one_nothing(tmp_path: Path, tiny_plan: Plan) -> None:
     trial = tiny_plan.trials[0]
-    recorder = Recorder(tmp_path / "sweep", Progress([trial], Console(file=io.StringIO())), tmp_path / "cache")
+    recorder = Recorder(tmp_path, Progress([trial], Console(file=io.StringIO())), tmp_path / "cache")
     for seconds in (0.1, 10.0):
         recorder.begin(trial)
         recorder.finish(trial, report(seconds))
