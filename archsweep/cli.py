@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from archsweep.pipeline import Leavings, Ledger, Machine, Question
+    from archsweep.planning.forecast import Forecast
     from archsweep.planning.plan import Plan
 
 # Each command imports what it needs when it runs, so that --help answers at once.
@@ -50,6 +51,15 @@ Track = Annotated[
 ]
 Sweep = Annotated[str, Parameter(help="the sweep's name, or its folder")]
 Smoke = Annotated[bool, Parameter(negative="", help="the same path, small: see in under a minute that it works")]
+Processors = Annotated[int | None, Parameter(help="processors to use; each trial takes one")]
+Gpus = Annotated[int | None, Parameter(help="GPUs to use; trials share them")]
+Address = Annotated[str | None, Parameter(help="a running Ray cluster, as HOST:PORT or auto")]
+Serial = Annotated[bool, Parameter(negative="", help="train in this process, without Ray")]
+Json = Annotated[bool, Parameter(name="--json", negative="", help="print the plan as JSON and nothing else")]
+Price = Annotated[float | None, Parameter(help="of a GPU (without one: a processor) for an hour; the plan then tells what the sweep costs")]
+Detect = Annotated[str | None, Parameter(help="a difference that matters, as 0.5% of the loss or 0.02 nats/token: are there seeds enough?")]
+Measure = Annotated[bool, Parameter(negative="", help="train each shape for a few seconds first, so that the plan can tell the time")]
+Yes = Annotated[bool, Parameter(name=["--yes", "-y"], negative="", help="do not ask before more than an hour, or more money than 10")]
 
 
 @app.default
@@ -62,10 +72,15 @@ def sweep(
     settings: Settings = None,
     smoke: Smoke = False,
     dry_run: Annotated[bool, Parameter(negative="", help="print the plan and stop")] = False,
-    num_cpus: Annotated[int | None, Parameter(help="processors to use; each trial takes one")] = None,
-    num_gpus: Annotated[int | None, Parameter(help="GPUs to use; trials share them")] = None,
-    address: Annotated[str | None, Parameter(help="a running Ray cluster, as HOST:PORT or auto")] = None,
-    serial: Annotated[bool, Parameter(negative="", help="train in this process, without Ray")] = False,
+    json: Json = False,
+    measure: Measure = False,
+    price_per_gpu_hour: Price = None,
+    detect: Detect = None,
+    yes: Yes = False,
+    num_cpus: Processors = None,
+    num_gpus: Gpus = None,
+    address: Address = None,
+    serial: Serial = False,
     keep_models: KeepModels = "best",
     track: Track = None,
     extend: Annotated[bool, Parameter(negative="", help="add to the sweep's folder what this plan asks for beyond it")] = False,
@@ -81,23 +96,48 @@ def sweep(
     if space is None:
         names = ", ".join(find.shipped())
         raise SpaceError(f"name a search space: {names}, or the path of your own .py file. See python -m archsweep --help.")
+    if json and not dry_run:
+        raise SpaceError("--json prints the plan alone, so it goes with --dry-run or the command plan.")
     console = _console()
-    planned = pipeline.plan(_question(space, name, base, settings, smoke))
-    _print_plan(planned, console)
+    machine = pipeline.Machine(num_cpus, num_gpus, address, serial, cache, checkpoint_seconds)
+    planned, forecast = _planned(_question(space, name, base, settings, smoke), machine, results, measure, price_per_gpu_hour, detect)
+    _print_plan(planned, forecast, console, json)
     if dry_run:
         return 0
-    machine = pipeline.Machine(num_cpus, num_gpus, address, serial, cache, checkpoint_seconds)
+    if not (yes or agreed(forecast)):
+        _say("Nothing was run.", sys.stderr)
+        return EXIT_INTERRUPTED
     ledger = pipeline.Ledger(extend, retry_failed, fresh)
     leavings = pipeline.Leavings(keep_models, tuple(dict.fromkeys(track or ())))
     return _run(planned, pipeline.sweep_folder(results, planned.name), machine, console, ledger, leavings)
 
 
 @app.command
-def plan(space: SpaceName, *, name: SweepName = None, base: Base = None, settings: Settings = None, smoke: Smoke = False) -> int:
-    """Print every trial that a sweep would run, with its cost; train nothing."""
+def plan(
+    space: SpaceName,
+    *,
+    name: SweepName = None,
+    results: Results = Path("results"),
+    base: Base = None,
+    settings: Settings = None,
+    smoke: Smoke = False,
+    json: Json = False,
+    measure: Measure = False,
+    price_per_gpu_hour: Price = None,
+    detect: Detect = None,
+    num_cpus: Processors = None,
+    num_gpus: Gpus = None,
+    address: Address = None,
+    serial: Serial = False,
+    cache: Cache = None,
+) -> int:
+    """Print every variant that a sweep would train, with its cost and the sweep's: time, device-hours, money, disk. Trains nothing, unless
+    it must measure."""
     from archsweep import pipeline
 
-    _print_plan(pipeline.plan(_question(space, name, base, settings, smoke)), _console())
+    machine = pipeline.Machine(num_cpus, num_gpus, address, serial, cache)
+    planned, forecast = _planned(_question(space, name, base, settings, smoke), machine, results, measure, price_per_gpu_hour, detect)
+    _print_plan(planned, forecast, _console(), json)
     return 0
 
 
@@ -291,15 +331,49 @@ def _parse(settings: list[str] | None) -> dict[str, str]:
     return {field.strip(): value.strip() for field, _, value in pairs}
 
 
-def _print_plan(planned: Plan, console: Console) -> None:
-    from archsweep.planning.table import table
+def _planned(
+    question: Question, machine: Machine, results: Path, measure: bool, price: float | None, detect: str | None
+) -> tuple[Plan, Forecast]:
+    from archsweep import pipeline
 
-    shown = table(planned)
+    effect = None if detect is None else pipeline.Effect.parse(detect)
+    if price is not None and not 0 <= price < float("inf"):
+        raise SpaceError(f"--price-per-gpu-hour must be an amount of money, at least 0, got {price}.")
+
+    def say(line: str) -> None:
+        _say(line, sys.stderr)
+
+    planned = pipeline.plan(question, machine, say)
+    if measure:
+        pipeline.measure(planned, machine, say)
+    return planned, pipeline.forecast(planned, machine, results, price, effect)
+
+
+def agreed(forecast: Forecast) -> bool:
+    """Whether the person at the terminal wants a large sweep; nobody is asked about a small one, nor where there is no terminal."""
+    from archsweep.planning.forecast import is_large
+    from archsweep.planning.table import spending
+
+    if not (is_large(forecast) and sys.stdin.isatty() and sys.stdout.isatty()):
+        return True
+    return input(f"This takes {spending(forecast)}. Go on? [y/N] ").strip().lower() in ("y", "yes")
+
+
+def _print_plan(planned: Plan, forecast: Forecast, console: Console, json: bool) -> None:
+    from archsweep.config import label
+    from archsweep.planning.table import as_json, facts, table
+
+    if json:
+        _say(as_json(planned, forecast))
+        return
+    shown = table(planned, forecast)
     widest = console.measure(shown, options=console.options.update(max_width=1000, width=1000)).maximum
     console.print(planned.question, highlight=False, markup=False)
     _console(width=max(console.width, widest)).print(shown)  # a narrow terminal wraps lines rather than losing digits
     for refusal in planned.refused:
-        console.print(f"refused {refusal.variant}: {refusal.reason}", highlight=False, markup=False)
+        console.print(f"refused {label(refusal.variant)}: {refusal.reason}", highlight=False, markup=False)
+    for fact in facts(forecast):
+        console.print(fact, highlight=False, markup=False)
 
 
 def _print_answer(folder: Path, console: Console) -> None:

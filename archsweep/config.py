@@ -203,7 +203,7 @@ class ExperimentConfig(BaseModel):
                 f"hidden_size must be num_heads * head_dim, got {self.hidden_size} and {self.num_heads} * {self.head_dim}. "
                 "Leave one of hidden_size and head_dim out."
             )
-        elif self.family in ("llama", "gpt_neox") and self.head_dim % 2:
+        elif self.family in ROTARY and self.head_dim % 2:
             yield f"head_dim must be even for rotary positions (family {self.family}), got {self.head_dim}. Use {self.head_dim + 1}."
         if self.gradient_checkpointing and self.family not in FAMILIES:
             yield f"gradient_checkpointing needs one of the families {', '.join(FAMILIES)}, got {self.family}. Leave it out."
@@ -318,6 +318,7 @@ _HUGGING_FACE_NAMES: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 FAMILIES = tuple(_HUGGING_FACE_NAMES)
+ROTARY = ("llama", "gpt_neox")  # families whose heads have an even size, for their positions
 _CONSTANTS: dict[str, dict[str, Any]] = {
     # GPT-2's GELU by its tanh approximation, in one kernel instead of the eight of "gelu_new".
     "gpt2": {"activation_function": "gelu_pytorch_tanh"},

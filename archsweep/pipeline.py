@@ -5,34 +5,40 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from archsweep import device
 from archsweep.atomic import OTHER_RESULTS, must_be_writable
 from archsweep.config import FAMILIES, NAME_PATTERN, label
 from archsweep.errors import ConfigError, RecordError, SpaceError, nearest
-from archsweep.planning import find
+from archsweep.planning import find, throughput
 from archsweep.planning.extend import reconcile
-from archsweep.planning.plan import Plan, longest_first, make_plan, make_single_plan
+from archsweep.planning.forecast import Circumstances, Forecast
+from archsweep.planning.forecast import forecast as make_forecast
+from archsweep.planning.grid import Variant
+from archsweep.planning.plan import Plan, longest_first, make_plan, make_single_plan, replicas_of, sized
 from archsweep.planning.split import split
 from archsweep.records.schema import CONFIG_FILE, MODEL_FOLDER, PLAN_FILE, TRIALS_FOLDER
 from archsweep.space import TEXT_FIELDS
-from archsweep.training.corpus import identify
+from archsweep.training.corpus import default_cache_dir, identify, train_tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import pandas as pd
     from rich.console import Console
 
     from archsweep.analysis.compare import Comparison
-    from archsweep.config import ExperimentConfig
+    from archsweep.config import ExperimentConfig, Replica
+    from archsweep.planning.length import Speed
     from archsweep.planning.plan import Trial
     from archsweep.running.progress import Progress
     from archsweep.running.recorder import Recorder
     from archsweep.running.worker import KeepModels, Storage
+    from archsweep.space import Space
 
 
 Text = tuple[object, ...]
@@ -57,6 +63,22 @@ class Question:
         return shlex.join([*words, *(["--smoke"] if self.smoke else [])])
 
 
+class Effect(NamedTuple):
+    """A difference worth finding: in nats/token, or as a part of the loss."""
+
+    size: float
+    relative: bool
+
+    @classmethod
+    def parse(cls, text: str) -> Effect:
+        """From "0.02" (nats/token) or "0.5%" (of the loss). Raises SpaceError."""
+        with suppress(ValueError):
+            size = float(text.removesuffix("%"))
+            if 0 < size < float("inf"):
+                return cls(size / 100, relative=True) if text.endswith("%") else cls(size, relative=False)
+        raise SpaceError(f"--detect takes a difference in nats/token, as 0.02, or a part of the loss, as 0.5%, got {text!r}.")
+
+
 @dataclass(frozen=True)
 class Machine:
     """Where to run: a Ray of our own sized by `num_cpus` and `num_gpus`, the cluster at `address`, or this process."""
@@ -67,6 +89,19 @@ class Machine:
     serial: bool = False
     cache_dir: Path | None = None
     checkpoint_seconds: float = 60.0
+
+    @property
+    def cache(self) -> Path:
+        """Where tokenized corpora and measured throughput are kept."""
+        return self.cache_dir or default_cache_dir()
+
+    def gpus(self, config: ExperimentConfig) -> list[device.Gpu]:
+        """The GPUs that trials like `config` would train on."""
+        return [] if config.device == "cpu" or self.num_gpus == 0 else device.gpus()[: self.num_gpus]
+
+    def device_name(self, config: ExperimentConfig) -> str:
+        """What trials like `config` would train on."""
+        return next((gpu.name for gpu in self.gpus(config)), None) or device.processor_name()
 
 
 @dataclass(frozen=True)
@@ -86,8 +121,12 @@ class Ledger:
     fresh: bool = False  # train what another sweep of the same results has finished
 
 
-def plan(question: Question) -> Plan:
-    """Every trial that answers the question, priced, before anything runs. Imports neither torch nor ray nor pandas."""
+def plan(question: Question, machine: Machine | None = None, say: Callable[[str], object] = print) -> Plan:
+    """Every trial that answers the question, priced, before anything runs. Imports neither torch nor ray nor pandas.
+
+    A budget of seconds needs to know what training takes on `machine`: shapes that were not measured there are, which `say` is told.
+    """
+    machine = machine or Machine()
     found = find.find(question.space)
     space = found.space
     if question.base is not None:
@@ -96,7 +135,85 @@ def plan(question: Question) -> Plan:
         space = space.smoke()
     space = find.override(space, question.settings)
     name = question.name or "-".join(filter(None, (found.name, question.base, "smoke" if question.smoke else None)))
-    return make_plan(name, found.question, space, identify(space.base.dataset, space.base.tokenizer), question.command)
+    corpus_id = identify(space.base.dataset, space.base.tokenizer)
+    return make_plan(name, found.question, space, corpus_id, question.command, _speed(space, machine, say))
+
+
+def _speed(space: Space, machine: Machine, say: Callable[[str], object]) -> Speed | None:
+    """What a token of each variant takes on the machine, by its first measurement; None where no budget asks."""
+    if space.length_budget is None or space.length_budget.kind != "train_seconds":
+        return None
+    configs = [variant.config for variant in sized(space) if isinstance(variant, Variant)]
+    _measure([(config, replicas_of(space, config)) for config in configs], machine, say)
+    known, device_name = throughput.load(machine.cache), machine.device_name(space.base)
+
+    def speed(config: ExperimentConfig) -> float:
+        measured = throughput.first_measurement(config, device_name, known)
+        assert measured is not None, "every shape was measured"
+        return measured
+
+    return speed
+
+
+def measure(plan: Plan, machine: Machine, say: Callable[[str], object]) -> None:
+    """Train each of the plan's shapes that was not measured on the machine for a few seconds, so that `forecast` can tell the time."""
+    _measure([(trial.config, trial.replicas) for trial in plan.trials], machine, say)
+
+
+def _measure(work: Sequence[tuple[ExperimentConfig, Sequence[Replica]]], machine: Machine, say: Callable[[str], object]) -> None:
+    from archsweep.running.measure import measure
+
+    if work:
+        config = work[0][0]
+        workers = 1 if machine.serial or machine.gpus(config) else machine.num_cpus or device.processors()
+        measure(work, machine.device_name(config), machine.cache, workers, say)
+
+
+def forecast(plan: Plan, machine: Machine, results: Path, price: float | None = None, detect: Effect | None = None) -> Forecast:
+    """What is left of the plan takes on the machine, from what was measured there, with what speaks against it.
+
+    `price` is of a device for an hour; `detect` is the difference that the user wants to find. Without it nothing heavy is imported.
+    """
+    folder = sweep_folder(results, plan.name)
+    left, where = _left(plan, folder), _circumstances(plan, machine, price)
+    if detect is None:
+        return make_forecast(plan, where, left)
+    from archsweep.analysis.power import power_of, recorded_spread
+
+    others = sorted(path.parent for path in results.resolve().glob(f"*/{PLAN_FILE}"))
+    spread = recorded_spread(folder, others, plan.trials[0].cost.flops)
+    variants = len({trial.label for trial in plan.trials})
+    power = power_of(detect.size, detect.relative, plan.repeat, variants, spread)
+    return make_forecast(plan, where, left, power.found, [power.warning] if power.warning else [])
+
+
+def _left(plan: Plan, folder: Path) -> list[Trial]:
+    """What a run would train of the plan, with what its folder holds; all of it where the folder holds another plan."""
+    from archsweep.running.recorder import to_train
+
+    try:
+        return to_train(_settled(folder / PLAN_FILE, plan, extend=True).trials, folder)
+    except SpaceError:
+        return list(plan.trials)
+
+
+def _circumstances(plan: Plan, machine: Machine, price: float | None) -> Circumstances:
+    from archsweep.running import resources
+
+    config = plan.trials[0].config
+    gpus, device_name = machine.gpus(config), machine.device_name(config)
+    processors = 1 if machine.serial else machine.num_cpus or device.processors()
+    known = () if machine.address else (line for line in throughput.load(machine.cache) if line.device_name == device_name)
+    return Circumstances(
+        device_name=device_name,
+        devices=min(len(gpus) or processors, processors),
+        on_gpu=bool(gpus),
+        slots=1 if machine.serial else resources.slots(plan.trials, processors, [gpu.memory for gpu in gpus]),
+        known=tuple(known),
+        corpus_tokens=train_tokens(config, machine.cache_dir),
+        price=price,
+        unknown_machine=machine.address is not None,
+    )
 
 
 def plan_one(config: ExperimentConfig, cache_dir: Path | None = None, command: str = "") -> Plan:
@@ -133,7 +250,7 @@ def run(
             if trials:
                 with trackers.opened(settled, folder, leavings.track, progress.say) as told:
                     storage = Storage(machine.cache_dir, machine.checkpoint_seconds, leavings.keep_models)
-                    _train(settled, trials, folder, machine, storage, progress, recorder.Recorder(folder, progress, told))
+                    _train(settled, trials, folder, machine, storage, progress, recorder.Recorder(folder, progress, told, machine.cache))
 
 
 def _train(

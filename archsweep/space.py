@@ -11,7 +11,9 @@ from pydantic import JsonValue, TypeAdapter, ValidationError
 from archsweep.config import TUNABLE, ExperimentConfig
 from archsweep.errors import ConfigError, SpaceError, nearest
 
-BudgetKind = Literal["parameters", "non_embedding_parameters"]
+SizeKind = Literal["parameters", "non_embedding_parameters"]  # met by the sizes
+LengthKind = Literal["flops", "tokens", "train_seconds"]  # met by max_tokens
+BudgetKind = Literal[SizeKind, LengthKind]
 Value = JsonValue | tuple[float, ...]  # `betas` is a pair
 
 TEXT_FIELDS = ("dataset", "tokenizer", "vocab_size", "validation_fraction")  # what decides the tokens
@@ -24,6 +26,7 @@ NOT_COMPARABLE = {
     **dict.fromkeys(TEXT_FIELDS, "losses on different texts, or in different alphabets, are not comparable"),
 }
 STEP_FIELDS = ("batch_size", "gradient_accumulation_steps", "context_length")  # their product is the tokens of a step
+SECONDS_TOLERANCE = 0.05  # two runs of one shape on one machine differ by up to so much
 SMOKE_STEPS, SMOKE_EVAL_TOKENS, SMOKE_VARIANTS = 20, 8192, 4
 
 
@@ -46,27 +49,47 @@ class Choice:
 
 @dataclass(frozen=True)
 class Budget:
-    """What every variant must have the same of: the count named by `kind`, within `tolerance` (relative) of `target`."""
+    """What every variant must have the same of: the quantity named by `kind`, of each replica, within `tolerance` (relative) of `target`.
+
+    "parameters" and "non_embedding_parameters" are met by the widths, which are then multiples of `multiple_of`; "flops", "tokens" and
+    "train_seconds" by whole steps of max_tokens. Seconds are a replica's part of its stack's training time on the machine that plans.
+    """
 
     kind: BudgetKind
-    target: int
+    target: int | float
     tolerance: float = 0.01
+    multiple_of: int = 1
 
-    def allows(self, count: int) -> bool:
+    @property
+    def solves_length(self) -> bool:
+        """Whether max_tokens meets it, not the sizes."""
+        return self.kind in get_args(LengthKind)
+
+    def allows(self, count: float) -> bool:
         """Whether `count` is within the tolerance."""
         return abs(count - self.target) <= self.tolerance * self.target
+
+    def amount(self, count: float) -> str:
+        """`count` as it is printed: whole numbers, FLOPs to four digits, seconds with their unit."""
+        if self.kind == "train_seconds":
+            return f"{count:,.4g} s"
+        return f"{count:.4g}" if self.kind == "flops" else f"{count:,.0f}"
+
+    def __str__(self) -> str:
+        return f"within {self.tolerance:.2%} of {self.amount(self.target)} {self.kind}"
 
 
 @dataclass(frozen=True)
 class Space:
     """One question: `compare` is asked, `budget` held equal, `tune` adjusted by each variant for itself, `repeat` the seeds of each.
 
-    `derive` may set further fields of a variant from the compared ones; it comes before the budget. Raises SpaceError, all faults at once.
+    `derive` may set further fields of a variant from the compared ones; it comes before the budget. A budget of sizes and one of length
+    go together, as a pair. Raises SpaceError, all faults at once.
     """
 
     base: ExperimentConfig
     compare: dict[str, Choice]
-    budget: Budget | None = None
+    budget: Budget | tuple[Budget, ...] | None = None
     tune: dict[str, Choice] = field(default_factory=dict)
     repeat: int = 3
     derive: Callable[[ExperimentConfig], ExperimentConfig] | None = None
@@ -82,14 +105,28 @@ class Space:
         return tuple(range(self.base.seed, self.base.seed + self.repeat))
 
     @property
+    def budgets(self) -> tuple[Budget, ...]:
+        """Every budget: none, one, or one that the sizes meet and one that the length meets."""
+        return as_budgets(self.budget)
+
+    @property
+    def size_budget(self) -> Budget | None:
+        """The budget that the sizes meet."""
+        return next((budget for budget in self.budgets if not budget.solves_length), None)
+
+    @property
+    def length_budget(self) -> Budget | None:
+        """The budget that max_tokens meets."""
+        return next((budget for budget in self.budgets if budget.solves_length), None)
+
+    @property
     def solved(self) -> tuple[str, ...]:
-        """The sizes that the budget chooses: width and feed-forward width, except what is compared."""
-        if self.budget is None:
-            return ()
-        return tuple(size for size, names in _SETS.items() if not names & set(self.compare))
+        """What the budgets choose: width and feed-forward width, except what is compared, and the length."""
+        sizes = tuple(size for size, names in _SETS.items() if not names & set(self.compare)) if self.size_budget else ()
+        return (*sizes, "max_tokens") if self.length_budget else sizes
 
     def smoke(self) -> Space:
-        """The same question, small enough to see in a minute that it runs: few variants, few steps."""
+        """The same question, small enough to see in a minute that it runs: few variants, few steps, too few for a budget of length."""
         compare: dict[str, Choice] = {}
         variants = 1
         for name, choice in self.compare.items():
@@ -106,7 +143,15 @@ class Space:
             num_evaluations=min(self.base.num_evaluations, 2),
         )
         tune = {name: choice.ends() for name, choice in self.tune.items()}
-        return replace(self, base=base, compare=compare, tune=tune, repeat=2, derive=_shortened(self.derive, tokens))
+        derive = _shortened(self.derive, tokens)
+        return replace(self, base=base, compare=compare, tune=tune, repeat=2, derive=derive, budget=self.size_budget)
+
+
+def as_budgets(budget: Budget | tuple[Budget, ...] | None) -> tuple[Budget, ...]:
+    """The budgets that a space or a plan states, as a tuple."""
+    if budget is None:
+        return ()
+    return budget if isinstance(budget, tuple) else (budget,)
 
 
 # The sizes that a budget may solve, and the fields by which a space may set each of them itself.
@@ -122,8 +167,10 @@ def _faults(space: Space) -> Iterator[str]:
     yield from _faults_of_role("tune", space.tune, space.base)
     if isinstance(space.compare, Mapping) and isinstance(space.tune, Mapping):
         yield from _faults_between_roles(space)
-    if space.budget is not None:
-        yield from _faults_of_budget(space.budget)
+    for budget in space.budgets:
+        yield from _faults_of_budget(budget)
+    if all(isinstance(budget, Budget) for budget in space.budgets):
+        yield from _faults_between_budgets(space)
     if not isinstance(space.repeat, int) or isinstance(space.repeat, bool) or space.repeat < 1:
         yield f"repeat must be a whole number of seeds, at least 1, got {space.repeat!r}."
     if space.base.max_tokens is None:
@@ -188,9 +235,6 @@ def _faults_between_roles(space: Space) -> Iterator[str]:
             yield f"{name} is in compare and in tune. Compare it if it is the question, tune it if every variant may choose its own."
         elif name in ExperimentConfig.model_fields and name not in TUNABLE:
             yield f"tune: {name} cannot be tuned, only {' and '.join(TUNABLE)} can, which change no tensor's shape. Compare it instead."
-    if space.budget is not None and not space.solved:
-        both = ", ".join(name for name in space.compare if any(name in names for names in _SETS.values()))
-        yield f"compare: {both} leave the budget nothing to solve. Compare only one of hidden_size and ffn_size, or leave the budget out."
 
 
 def _faults_of_budget(budget: object) -> Iterator[str]:
@@ -199,10 +243,42 @@ def _faults_of_budget(budget: object) -> Iterator[str]:
         return
     if budget.kind not in get_args(BudgetKind):
         yield f"budget: {budget.kind} is not a kind of budget: {nearest(str(budget.kind), get_args(BudgetKind))}"
-    if not isinstance(budget.target, int) or isinstance(budget.target, bool) or budget.target < 1:
-        yield f"budget: target must be a whole number of parameters, at least 1, got {budget.target!r}."
+    yield from _faults_of_target(budget)
     if not isinstance(budget.tolerance, (int, float)) or not 0 < budget.tolerance <= 0.5:
         yield f"budget: tolerance must be a fraction above 0 and at most 0.5, got {budget.tolerance!r}. 1 % is 0.01."
+    elif budget.kind == "train_seconds" and budget.tolerance < SECONDS_TOLERANCE:
+        yield (
+            f"budget: tolerance of train_seconds must be at least {SECONDS_TOLERANCE}, for two runs of one shape differ by so much, "
+            f'got {budget.tolerance!r}. Write Budget("train_seconds", {budget.target!r}, tolerance=0.1).'
+        )
+    if not isinstance(budget.multiple_of, int) or isinstance(budget.multiple_of, bool) or budget.multiple_of < 1:
+        yield f"budget: multiple_of must be a whole number, at least 1, got {budget.multiple_of!r}."
+    elif budget.multiple_of > 1 and budget.solves_length:
+        yield f"budget: multiple_of is for the widths, which {budget.kind} leaves alone, got {budget.multiple_of}. Leave it out."
+
+
+def _faults_of_target(budget: Budget) -> Iterator[str]:
+    target, unit = budget.target, {"flops": "FLOPs", "train_seconds": "seconds", "tokens": "tokens"}.get(budget.kind, "parameters")
+    if unit in ("FLOPs", "seconds"):
+        if not isinstance(target, (int, float)) or isinstance(target, bool) or not 0 < target < float("inf"):
+            yield f"budget: target must be a number of {unit} above 0, got {target!r}."
+    elif not isinstance(target, int) or isinstance(target, bool) or target < 1:
+        yield f"budget: target must be a whole number of {unit}, at least 1, got {target!r}."
+
+
+def _faults_between_budgets(space: Space) -> Iterator[str]:
+    for kinds, what in ((get_args(SizeKind), "the sizes"), (get_args(LengthKind), "max_tokens")):
+        alike = [budget.kind for budget in space.budgets if budget.kind in kinds]
+        if len(alike) > 1:
+            yield f"budget: {' and '.join(alike)} are both met by {what}, which can meet one of them. Leave out the others."
+    if not isinstance(space.compare, Mapping):
+        return
+    if space.size_budget is not None and not any(size in space.solved for size in _SETS):
+        both = ", ".join(name for name in space.compare if any(name in names for names in _SETS.values()))
+        yield f"compare: {both} leave the budget nothing to solve. Compare only one of hidden_size and ffn_size, or leave the budget out."
+    if space.length_budget is not None and "max_tokens" in space.compare:
+        kind = space.length_budget.kind
+        yield f"compare: max_tokens is what meets the budget of {kind}. Compare another field, or leave that budget out."
 
 
 def _written_as_choice(value: object) -> str:

@@ -27,7 +27,7 @@ def write_sweep(
     seeds: Sequence[int] = (0, 1, 2),
     question: str = "Heads or layers?",
     name: str = "heads_or_layers",
-    budget: Mapping[str, Any] | None = None,
+    budget: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
     parameters: Callable[[Mapping[str, Any]], int] = lambda variant: 30_000,
     refused: Sequence[Mapping[str, Any]] = (),
     outcomes: Mapping[int, Mapping[str, Any] | None] | None = None,

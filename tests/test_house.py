@@ -18,19 +18,20 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(archsweep.__file__).parent
 OURS = {"archsweep", "search_spaces"}
-FOUNDATION = {"atomic", "errors", "config", "space"}
+FOUNDATION = {"atomic", "device", "errors", "config", "space"}
 
 # Room -> what it may import: our own rooms, and of the heavy or telling libraries those that its step needs.
 ROOMS = {
     "atomic": ({"errors"}, set()),
     "errors": (set(), set()),
+    "device": (set(), set()),
     "config": ({"atomic", "errors"}, {"pydantic"}),
     "space": ({"errors", "config"}, {"pydantic"}),
     "extensions": ({"errors", "config"}, {"torch"}),
     "doctor": ({"errors", "training", "running"}, {"torch", "huggingface_hub", "packaging"}),
     "planning": (FOUNDATION | {"extensions", "planning"}, {"pydantic", "rich"}),
     "training": (
-        {"atomic", "errors", "config", "extensions", "training"},
+        {"atomic", "device", "errors", "config", "extensions", "training"},
         {"pydantic", "safetensors", "pynvml", "torch", "transformers", "datasets", "tokenizers", "numpy", "pyarrow", "huggingface_hub"},
     ),
     "records": ({"atomic", "errors", "config", "records"}, {"pydantic", "pyarrow", "pandas"}),
@@ -49,7 +50,7 @@ OUTSIDE = {"__init__.py", "__main__.py", "cli.py", "pipeline.py"}  # the doors, 
 ONLY_IN = {  # within `running`
     "ray": {"running/ray_tune.py"},
     "torch": {"running/worker.py"},
-    "training": {"running/worker.py"},
+    "training": {"running/measure.py", "running/worker.py"},
     "scipy": {"running/tally.py"},
     "tensorboardX": {"running/trackers.py"},
     "wandb": {"running/trackers.py"},

@@ -68,6 +68,17 @@ def refused(**changes: Any) -> str:
         ({"budget": Budget("parameters", 1000, tolerance=1)}, "tolerance must be a fraction above 0 and at most 0.5, got 1"),
         ({"budget": Budget("parameters", 1000, tolerance=float("nan"))}, "tolerance must be a fraction"),
         ({"budget": 100_000}, "budget must be a Budget, got 100000"),
+        ({"budget": (Budget("parameters", 9), 5)}, "budget must be a Budget, got 5"),
+        ({"budget": Budget("flops", -1e9)}, "target must be a number of FLOPs above 0, got -1000000000.0"),
+        ({"budget": Budget("tokens", 1e6)}, "target must be a whole number of tokens, at least 1, got 1000000.0"),
+        ({"budget": Budget("train_seconds", 60)}, 'got 0.01. Write Budget("train_seconds", 60, tolerance=0.1)'),
+        ({"budget": Budget("tokens", 1000, multiple_of=8)}, "multiple_of is for the widths, which tokens leaves alone, got 8"),
+        ({"budget": Budget("parameters", 1000, multiple_of=0)}, "multiple_of must be a whole number, at least 1, got 0"),
+        ({"budget": (Budget("tokens", 1000), Budget("flops", 1e9))}, "tokens and flops are both met by max_tokens, which can meet one"),
+        (
+            {"budget": Budget("flops", 1e9), "compare": {"max_tokens": Choice(1024, 2048)}},
+            "max_tokens is what meets the budget of flops. Compare another field",
+        ),
         ({"derive": 3}, "derive must be a function"),
     ],
 )
@@ -92,6 +103,7 @@ def test_a_budget_needs_a_size_to_solve(width: str) -> None:
     assert space(budget=budget, compare={"ffn_size": Choice(32, 64)}).solved == ("hidden_size",)
     assert "leave the budget nothing to solve" in refused(budget=budget, compare={width: Choice(64), "ffn_size": Choice(64)})
     assert space(compare={width: Choice(64), "ffn_size": Choice(64)}).solved == ()
+    assert space(compare={width: Choice(64), "ffn_size": Choice(64)}, budget=Budget("flops", 1e9)).solved == ("max_tokens",)
 
 
 def test_a_value_is_not_refused_because_another_field_does_not_divide() -> None:
@@ -118,6 +130,12 @@ def test_smoke_keeps_the_question_and_shortens_the_answer() -> None:
     assert small.tune["learning_rate"].values == (1e-3, 4e-3)
     assert small.budget == Budget("parameters", 150_000)
     assert (small.repeat, small.base.max_tokens, small.base.eval_tokens, small.base.num_evaluations) == (2, 20 * 1024, 8192, 2)
+
+
+def test_smoke_keeps_a_budget_of_sizes_and_lets_one_of_length_go() -> None:
+    sizes, length = Budget("parameters", 150_000), Budget("flops", 1e12)
+    assert space(budget=(sizes, length)).smoke().budget == sizes
+    assert space(budget=length).smoke().budget is None
 
 
 def test_smoke_never_makes_a_short_run_longer() -> None:

@@ -77,7 +77,7 @@ def _compare(source: Source) -> Comparison:
     layout = fit_layout(losses_by_seed(source.results, best)) if len(best) else None
     pairs = all_pairs(layout) if layout else pd.DataFrame(columns=["first", "second", "difference", "error", "low", "high", "p", "holm_p"])
     table = pd.concat([_ranked(source, tried, best, pairs), _without_result(source, best)], ignore_index=True)
-    table["verdict"] = _verdicts(table, source.budget)
+    table["verdict"] = _verdicts(table, source.budgets)
     table["seeds_needed"] = _seeds_needed(table, layout)
     so_far = "So far: " if (source.results["status"] == "unfinished").any() else ""
     return Comparison(source.question, so_far + _sentence(table), table, _caveats(source, tried, table, layout), pairs, tried, source)
@@ -102,7 +102,7 @@ def _ranked(source: Source, tried: pd.DataFrame, best: pd.DataFrame, pairs: pd.D
             "weight_decay": best["weight_decay"],
             "learning_rate_edge": audit["edge"],
             "learning_rate_to_add": audit["add"],
-            **{name: facts[name] for name in _COST_COLUMNS},
+            **{name: facts[name] for name in (*_COST_COLUMNS, "train_seconds")},
             "difference": against["difference"],
             "error": against["error"],
             "low": against["low"],
@@ -123,6 +123,7 @@ def _facts(source: Source, best: pd.DataFrame) -> pd.DataFrame:
     groups = at_best.groupby("variant", sort=False)
     facts = groups[compared].first() if compared else pd.DataFrame(index=best["variant"])
     costs = groups[list(_COST_COLUMNS)].mean()
+    costs["train_seconds"] = costs["tokens"] / costs["tokens_per_second"]  # a replica's part of its stack's time
     return facts.join(costs).reindex(best["variant"]).reset_index(drop=True)
 
 
@@ -143,25 +144,25 @@ def _worst_status(statuses: pd.Series) -> str:
 # ------------------------------------------------------------------------------------------------------------------ the verdicts
 
 
-def _verdicts(table: pd.DataFrame, budget: BudgetRule | None) -> list[str]:
-    return [_verdict(row, table.iloc[0], budget) for _, row in table.iterrows()]
+def _verdicts(table: pd.DataFrame, budgets: Sequence[BudgetRule]) -> list[str]:
+    return [_verdict(row, table.iloc[0], budgets) for _, row in table.iterrows()]
 
 
-def _verdict(row: pd.Series, best: pd.Series, budget: BudgetRule | None) -> str:
+def _verdict(row: pd.Series, best: pd.Series, budgets: Sequence[BudgetRule]) -> str:
     """The first reason that forbids a comparison with the best one, else what the corrected test says."""
     if pd.notna(row.get("verdict")):
         return str(row["verdict"])
     if row["variant"] == best["variant"]:
         return BEST
-    if _off_budget(row, budget) or _off_budget(best, budget):
+    if any(_off_budget(row, budget) or _off_budget(best, budget) for budget in budgets):
         return BUDGET_MISMATCH
     if _at_edge(row) or _at_edge(best):
         return LR_CONFOUNDED
     return BETTER if row["holm_p"] < ALPHA else UNDECIDED
 
 
-def _off_budget(row: pd.Series, budget: BudgetRule | None) -> bool:
-    if budget is None or pd.isna(row[budget.kind]):
+def _off_budget(row: pd.Series, budget: BudgetRule) -> bool:
+    if pd.isna(row.get(budget.kind)):
         return False
     return bool(abs(row[budget.kind] - budget.target) > budget.tolerance * budget.target)
 
@@ -277,7 +278,7 @@ def _caveats(source: Source, tried: pd.DataFrame, table: pd.DataFrame, layout: L
         _untuned(ranked),
         _tuned_on_test_seeds(tried),
         _budget(source, ranked),
-        _tokens(ranked),
+        _tokens(source, ranked),
         _under_trained(ranked),
         _detectable(layout),
         _unpaired(layout),
@@ -331,16 +332,21 @@ def _tuned_on_test_seeds(tried: pd.DataFrame) -> str:
 
 
 def _budget(source: Source, ranked: pd.DataFrame) -> str:
-    if source.budget:
-        off = ranked[[_off_budget(row, source.budget) for _, row in ranked.iterrows()]]
-        rule = f"{source.budget.target:,.0f} {words(source.budget.kind)} ± {source.budget.tolerance:.1%}"
-        names = ", ".join(f"{row['variant']} ({row[source.budget.kind]:,.0f})" for _, row in off.iterrows())
-        return f"Off the budget of {rule}: {names}." if len(off) else ""
+    if source.budgets:
+        return " ".join(filter(None, (_off(ranked, budget) for budget in source.budgets)))
     spread = _relative_spread(ranked["parameters"])
     return f"No budget was stated: the variants' parameters differ by up to {spread:.0%}." if spread > SIZE_TOLERANCE else ""
 
 
-def _tokens(ranked: pd.DataFrame) -> str:
+def _off(ranked: pd.DataFrame, budget: BudgetRule) -> str:
+    off = ranked[[_off_budget(row, budget) for _, row in ranked.iterrows()]]
+    names = ", ".join(f"{row['variant']} ({amount(row[budget.kind])})" for _, row in off.iterrows())
+    return f"Off the budget of {amount(budget.target)} {words(budget.kind)} ± {budget.tolerance:.1%}: {names}." if len(off) else ""
+
+
+def _tokens(source: Source, ranked: pd.DataFrame) -> str:
+    if any(budget.kind in ("flops", "train_seconds") for budget in source.budgets):
+        return ""  # which has each variant train on tokens of its own
     spread = _relative_spread(ranked["tokens"])
     return f"The variants did not train on equally many tokens: they differ by up to {spread:.0%}." if spread > SIZE_TOLERANCE else ""
 
@@ -394,7 +400,13 @@ def _variants(count: int, verb: str = "was ") -> str:
 
 def words(column: str) -> str:
     """A column's name in prose."""
-    return column.replace("non_embedding", "non-embedding").replace("_", " ")
+    names = {"flops": "FLOPs", "train_seconds": "seconds of training"}
+    return names.get(column) or column.replace("non_embedding", "non-embedding").replace("_", " ")
+
+
+def amount(value: float) -> str:
+    """A quantity of a budget: whole where it is large, to four digits where it is small or beyond counting."""
+    return f"{value:,.0f}" if 1000 <= value < 1e10 else f"{value:.4g}"
 
 
 def loss(value: float) -> str:

@@ -20,6 +20,7 @@ from archsweep.analysis.compare import (
     LR_CONFOUNDED,
     UNDECIDED,
     Comparison,
+    amount,
     compare_experiments,
     decimals,
     loss,
@@ -225,24 +226,25 @@ def _illustrations(comparison: Comparison) -> Iterator[Illustration]:
 
 
 def _budget_sentence(comparison: Comparison) -> str:
-    budget = comparison.source.budget
-    if budget is None:
+    budgets = comparison.source.budgets
+    if not budgets:
         return "No budget was stated for this comparison; the sizes are listed as they are."
-    return f"Every variant was to have {budget.target:,.0f} {words(budget.kind)}, within {budget.tolerance:.1%}."
+    stated = " and ".join(f"{amount(budget.target)} {words(budget.kind)}, within {budget.tolerance:.1%}" for budget in budgets)
+    return f"Every variant was to have {stated}."
 
 
 def _sizes(comparison: Comparison) -> Table:
-    budget = comparison.source.budget
+    budgets = comparison.source.budgets
     header = ("variant", "parameters", "non-embedding", "12·L·d²", "off the budget", "tokens", "tokens/parameter")
     rows = []
     for _, row in comparison.table.iterrows():
-        off = row[budget.kind] / budget.target - 1 if budget and pd.notna(row[budget.kind]) else float("nan")
+        off = [row[budget.kind] / budget.target - 1 for budget in budgets if pd.notna(row.get(budget.kind))]
         counts = (row["parameters"], row["non_embedding_parameters"], row["kaplan_parameters"])
         rows.append(
             (
                 str(row["variant"]),
                 *(_number(count, "{:,.0f}".format) for count in counts),
-                _number(off, "{:+.2%}".format).replace("-", _MINUS),
+                " ".join(_number(miss, "{:+.2%}".format).replace("-", _MINUS) for miss in off) or _number(float("nan"), str),
                 _number(row["tokens"], "{:,.0f}".format),
                 _number(row["tokens"] / row["parameters"], "{:.2g}".format),
             )

@@ -21,7 +21,7 @@ Given: TypeAlias = str | Path | pd.DataFrame | Sequence[ExperimentResults]
 
 
 class BudgetRule(NamedTuple):
-    """What every variant must share: a column of schema.COST, its target, and the part of it that a variant may be off."""
+    """What every variant must share: a column of the comparison's table, its target, and the part of it that a variant may be off."""
 
     kind: str
     target: float
@@ -35,7 +35,7 @@ class Source:
     name: str
     question: str
     compare: tuple[str, ...]
-    budget: BudgetRule | None
+    budgets: tuple[BudgetRule, ...]
     refused: tuple[tuple[str, str], ...]
     results: pd.DataFrame
     curves: pd.DataFrame
@@ -62,12 +62,13 @@ def read_source(given: Given, compare: Sequence[str] | None = None) -> Source:
 
 def _from_folder(folder: Path) -> Source:
     plan = load_plan(folder)
-    budget = plan.get("budget")
+    stated = plan.get("budget") or []
+    budgets = stated if isinstance(stated, list) else [stated]
     return Source(
         name=plan["name"],
         question=plan.get("question") or "",
         compare=tuple(plan["compare"]),
-        budget=BudgetRule(_cost_column(budget["kind"]), budget["target"], budget["tolerance"]) if budget else None,
+        budgets=tuple(BudgetRule(_column(budget["kind"]), budget["target"], budget["tolerance"]) for budget in budgets),
         refused=tuple((label(refusal["variant"]), refusal["reason"]) for refusal in plan.get("refused", ())),
         results=read.load(folder),
         curves=read.load_curves(folder),
@@ -76,8 +77,8 @@ def _from_folder(folder: Path) -> Source:
     )
 
 
-def _cost_column(kind: str) -> str:
-    columns = [column.name for column in COST]
+def _column(kind: str) -> str:
+    columns = [*(column.name for column in COST), "tokens", "train_seconds"]
     if kind not in columns:
         raise RecordError(f"The plan's budget must be a count that every trial records, got {kind}: {nearest(kind, columns)}")
     return kind
@@ -88,7 +89,7 @@ def _from_experiments(experiments: Sequence[ExperimentResults]) -> Source:
         raise RecordError("There must be at least one ExperimentResults to compare, got an empty list.")
     results, curves = read.from_experiments(experiments)
     name = experiments[0].config.experiment_name if len(experiments) == 1 else "experiments"
-    return Source(name, "", ("variant",), None, (), results, curves)
+    return Source(name, "", ("variant",), (), (), results, curves)
 
 
 def _from_frame(given: pd.DataFrame, compare: tuple[str, ...]) -> Source:
@@ -105,7 +106,7 @@ def _from_frame(given: pd.DataFrame, compare: tuple[str, ...]) -> Source:
     results = read.frame(rows, RESULTS)
     extra = {name: given[name].to_numpy() for name in compare if name not in results.columns}
     sweeps = results["sweep"].dropna().unique()
-    return Source(sweeps[0] if len(sweeps) == 1 else "results", "", compare, None, (), results.assign(**extra), read.frame([], CURVES))
+    return Source(sweeps[0] if len(sweeps) == 1 else "results", "", compare, (), (), results.assign(**extra), read.frame([], CURVES))
 
 
 def _refuse_different_corpora(source: Source) -> None:

@@ -1,4 +1,4 @@
-"""The budget solver: chooses hidden_size and ffn_size so that every variant's exact parameter count is within the tolerance.
+"""The budget solver of sizes: chooses hidden_size and ffn_size so that every variant's exact parameter count is within the tolerance.
 
 The proportion ffn_size / hidden_size of the config that comes in is the one wanted: of all sizes within the tolerance, those
 nearest to it win.
@@ -10,6 +10,7 @@ from itertools import pairwise
 from math import ceil, floor, lcm, log
 from typing import TYPE_CHECKING, NamedTuple
 
+from archsweep.config import ROTARY
 from archsweep.planning import cost
 
 if TYPE_CHECKING:
@@ -36,14 +37,19 @@ class _Task(NamedTuple):
     config: ExperimentConfig
     budget: Budget
     solved: Sequence[str]
-    step: int  # hidden_size must be a multiple of it
+    step: int  # hidden_size must be a multiple of it, and ffn_size of the budget's `multiple_of`
     wanted: float  # ffn_size / hidden_size
 
     def sized(self, hidden: int, ffn: int) -> _Sized:
         config = self.config.copy(hidden_size=hidden, ffn_size=ffn)
+        assert self.budget.kind == "parameters" or self.budget.kind == "non_embedding_parameters"
         return _Sized(config, cost.count(config, self.budget.kind))
 
-    def miss(self, sized: _Sized) -> int:
+    def in_proportion(self, hidden: int) -> int:
+        """The ffn_size nearest the wanted proportion."""
+        return _multiple(hidden * self.wanted, self.budget.multiple_of)
+
+    def miss(self, sized: _Sized) -> float:
         return abs(sized.total - self.budget.target)
 
     def distortion(self, sized: _Sized) -> float:
@@ -89,17 +95,22 @@ def _solve_together(group: dict[int, ExperimentConfig], budget: Budget, solved: 
     by_heads = sorted(group, key=lambda index: group[index].num_heads)
     alone: dict[int, ExperimentConfig | str] = {}
     while by_heads:
-        together = solve_for(by_heads, lcm(*(_step(group[index]) for index in by_heads)))
+        together = solve_for(by_heads, lcm(*(_step(group[index], budget) for index in by_heads)))
         if len(by_heads) == 1 or not any(isinstance(result, str) for result in together.values()):
             return together | alone
         last = by_heads.pop()
-        alone |= solve_for([last], _step(group[last]))
+        alone |= solve_for([last], _step(group[last], budget))
     return alone
 
 
-def _step(config: ExperimentConfig) -> int:
-    """hidden_size must be a multiple of this: whole heads, of an even size where positions are rotary."""
-    return config.num_heads * (2 if config.family == "llama" else 1)
+def _step(config: ExperimentConfig, budget: Budget) -> int:
+    """hidden_size must be a multiple of this: whole heads, of an even size where positions are rotary, and what the budget asks for."""
+    return lcm(config.num_heads * (2 if config.family in ROTARY else 1), budget.multiple_of)
+
+
+def _multiple(size: float, of: int) -> int:
+    """The multiple of `of` nearest `size`, and at least one of it."""
+    return of * max(1, round(size / of))
 
 
 def _solve(task: _Task) -> ExperimentConfig | str:
@@ -117,7 +128,7 @@ def _tries(task: _Task) -> Iterator[_Sized]:
     """The sizes among which the best are, and where none fit, those that come nearest."""
     config, step = task.config, task.step
     if "hidden_size" not in task.solved:
-        yield _with_ffn_solved(task, config.hidden_size, 1, None)
+        yield _with_ffn_solved(task, config.hidden_size, task.budget.multiple_of, None)
     elif "ffn_size" not in task.solved:
         width = _first_width_at_target(task)
         yield from (task.sized(hidden, config.ffn_size) for hidden in {max(step, width - step), width})
@@ -133,7 +144,7 @@ def _first_width_at_target(task: _Task) -> int:
 
     def reaches(multiple: int) -> bool:
         hidden = multiple * task.step
-        ffn = max(1, round(hidden * task.wanted)) if "ffn_size" in task.solved else task.config.ffn_size
+        ffn = task.in_proportion(hidden) if "ffn_size" in task.solved else task.config.ffn_size
         return task.sized(hidden, ffn).total >= task.budget.target
 
     high = 1
@@ -148,22 +159,25 @@ def _first_width_at_target(task: _Task) -> int:
 
 def _up_to_the_first_within(task: _Task, widths: Iterable[int]) -> Iterator[_Sized]:
     """Sizes at each width, further and further from the wanted proportion, so the first within the tolerance is this side's best."""
+    of = task.budget.multiple_of
     for hidden in widths:
-        narrowest = max(1, ceil(hidden * task.wanted / MOST_DISTORTED))
-        widest = max(narrowest, floor(hidden * task.wanted * MOST_DISTORTED))
+        narrowest = of * max(1, ceil(hidden * task.wanted / MOST_DISTORTED / of))
+        widest = max(narrowest, of * floor(hidden * task.wanted * MOST_DISTORTED / of))
         sized = _with_ffn_solved(task, hidden, narrowest, widest)
         yield sized
-        if task.budget.allows(sized.total) or sized.config.ffn_size in (narrowest, widest):
+        above = sized.total > task.budget.target
+        if task.budget.allows(sized.total) or sized.config.ffn_size == (narrowest if above else widest):
             return
 
 
 def _with_ffn_solved(task: _Task, hidden: int, narrowest: int, widest: int | None) -> _Sized:
     """The ffn_size between the limits that brings the count nearest the target; every unit of it adds the same to the count."""
-    smallest = task.sized(hidden, 1).total
-    growth = task.sized(hidden, 2).total - smallest
+    of = task.budget.multiple_of
+    smallest = task.sized(hidden, of).total
+    growth = task.sized(hidden, 2 * of).total - smallest
     if growth <= 0:  # an override fixes it
-        return task.sized(hidden, max(1, round(hidden * task.wanted)))
-    ffn = max(narrowest, 1 + round((task.budget.target - smallest) / growth))
+        return task.sized(hidden, task.in_proportion(hidden))
+    ffn = max(narrowest, of + of * round((task.budget.target - smallest) / growth))
     return task.sized(hidden, ffn if widest is None else min(widest, ffn))
 
 
@@ -173,7 +187,9 @@ def _proportion(config: ExperimentConfig) -> float:
 
 def _why_not(task: _Task, best: _Sized) -> str:
     budget, sizes = task.budget, " and ".join(task.solved)
-    multiple = f" (hidden_size must be a multiple of {task.step})" if "hidden_size" in task.solved and task.step > 1 else ""
+    steps = {"hidden_size": task.step, "ffn_size": budget.multiple_of}
+    multiples = ", ".join(f"{size} must be a multiple of {steps[size]}" for size in task.solved if steps[size] > 1)
+    multiple = f" ({multiples})" if multiples else ""
     return (
         f"{budget.kind} must be within {budget.tolerance:.2%} of {budget.target:,}; the nearest that {sizes} can reach{multiple} is "
         f"{best.total:,}, with hidden_size {best.config.hidden_size} and ffn_size {best.config.ffn_size}. "

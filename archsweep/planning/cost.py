@@ -14,7 +14,7 @@ from archsweep.extensions import count as count_own
 
 if TYPE_CHECKING:
     from archsweep.config import ExperimentConfig
-    from archsweep.space import BudgetKind
+    from archsweep.space import BudgetKind, SizeKind
 
 FLOPS_PER_BYTE = 200  # products that take as long as moving a byte of activations: fitted to 1, 2 and 4 layers of one size on one core
 LOGIT_BYTES = 12  # per logit, in float32: itself, its log-softmax and its gradient
@@ -59,17 +59,21 @@ class _Sizes(NamedTuple):
 def cost(config: ExperimentConfig) -> Cost:
     """The cost of one replica of `config`, whose length must be given by max_tokens."""
     sizes = _sizes(config)
-    train_tokens = (config.max_tokens or 0) // config.tokens_per_step * config.tokens_per_step  # whole steps
-    per_token = flops_per_token(config)
+    tokens, per_token = train_tokens(config), flops_per_token(config)
     return Cost(
         parameters=parameters(config),
         non_embedding_parameters=non_embedding_parameters(config),
         kaplan_parameters=12 * sizes.num_layers * sizes.hidden**2,
         flops_per_token=per_token,
-        train_tokens=train_tokens,
-        flops=per_token * train_tokens,
-        work=train_tokens * (per_token + FLOPS_PER_BYTE * _activation_bytes_per_token(config)),
+        train_tokens=tokens,
+        flops=per_token * tokens,
+        work=tokens * work_per_token(config),
     )
+
+
+def work_per_token(config: ExperimentConfig) -> int:
+    """Relative time of one training token: its FLOPs, and the bytes that it moves."""
+    return flops_per_token(config) + FLOPS_PER_BYTE * _activation_bytes_per_token(config)
 
 
 def parameters(config: ExperimentConfig) -> int:
@@ -82,9 +86,23 @@ def non_embedding_parameters(config: ExperimentConfig) -> int:
     return _counts(config).non_embedding
 
 
-def count(config: ExperimentConfig, kind: BudgetKind) -> int:
-    """The parameters of `config` that a budget of this `kind` counts."""
+def amount(config: ExperimentConfig, kind: BudgetKind) -> int | None:
+    """What a budget of this `kind` counts of one replica of `config`; None for seconds, which only a machine can tell."""
+    if kind == "parameters" or kind == "non_embedding_parameters":  # which tells the type checker what remains
+        return count(config, kind)
+    if kind == "train_seconds":
+        return None
+    return train_tokens(config) * (flops_per_token(config) if kind == "flops" else 1)
+
+
+def count(config: ExperimentConfig, kind: SizeKind) -> int:
+    """The parameters of `config` that a budget of sizes counts."""
     return parameters(config) if kind == "parameters" else non_embedding_parameters(config)
+
+
+def train_tokens(config: ExperimentConfig) -> int:
+    """The tokens that `config` trains on: whole steps of max_tokens."""
+    return (config.max_tokens or 0) // config.tokens_per_step * config.tokens_per_step
 
 
 def flops_per_token(config: ExperimentConfig) -> int:

@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from archsweep.config import NAME_PATTERN, ExperimentConfig
 from archsweep.errors import ArchsweepError, SpaceError, nearest
-from archsweep.planning.cost import count
+from archsweep.planning.cost import amount
 from archsweep.space import Choice, Space
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from types import ModuleType
+
+    from archsweep.space import Budget
 
 SHIPPED_PACKAGE = "search_spaces"
 BASES_MODULE = "bases"
@@ -74,12 +76,18 @@ def base(name: str) -> ExperimentConfig:
 def rebase(space: Space, base: ExperimentConfig) -> Space:
     """The same question asked of another base, with the budget and the learning rates that suit it.
 
-    The budget becomes the base's own count, and rates are scaled with the base's own, both rounded to two significant figures.
+    A budget becomes the base's own count, and rates are scaled with the base's own, both rounded to two significant figures. Seconds stay.
     """
-    budget = space.budget and replace(space.budget, target=int(_two_figures(count(base, space.budget.kind))))
+    budgets = tuple(_rebudget(budget, base) for budget in space.budgets)
+    budget = budgets if len(budgets) > 1 else next(iter(budgets), None)
     ratio = base.learning_rate / space.base.learning_rate
     compare, tune = (_rates_scaled(choices, ratio) for choices in (space.compare, space.tune))
     return replace(space, base=base, budget=budget, compare=compare, tune=tune)
+
+
+def _rebudget(budget: Budget, base: ExperimentConfig) -> Budget:
+    counted = amount(base, budget.kind)
+    return budget if counted is None else replace(budget, target=int(_two_figures(counted)))
 
 
 def override(space: Space, settings: Mapping[str, str]) -> Space:
@@ -106,7 +114,7 @@ def _faults_of_settings(space: Space, settings: Mapping[str, str]) -> Iterator[s
         elif name in space.compare or name in space.tune:
             role = "compared" if name in space.compare else "tuned"
             yield f"{name} is {role} by this search space; setting it to {text} would change nothing. Write a space of your own."
-        elif name in ("hidden_size", "head_dim") and "hidden_size" in space.solved:
+        elif {"head_dim": "hidden_size"}.get(name, name) in {"hidden_size", "max_tokens"} & set(space.solved):
             yield f"{name} follows from the budget; setting it to {text} would change nothing. Write a space of your own."
 
 

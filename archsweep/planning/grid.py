@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from itertools import product
+from math import prod
 from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from archsweep.config import ExperimentConfig
 from archsweep.errors import ConfigError, SpaceError
-from archsweep.space import TEXT_FIELDS
+from archsweep.space import STEP_FIELDS, TEXT_FIELDS
 
 if TYPE_CHECKING:
     from archsweep.space import Space, Value
@@ -45,12 +46,20 @@ def _plain(value: Value) -> JsonValue:
 
 def _variant(space: Space, values: dict[str, JsonValue]) -> Variant | Refusal:
     try:
-        config = _sized_for_budget(space, values) if space.budget else space.base.copy(**values)
+        changes = values | ({"max_tokens": _room(space.base, values)} if "max_tokens" in space.solved else {})
+        config = _sized_for_budget(space, changes) if space.size_budget else space.base.copy(**changes)
         if space.derive is not None:
             config = _derived(space, values, config)
     except ConfigError as error:
         return Refusal(variant=values, reason=str(error))
     return Variant(values, config)
+
+
+def _room(base: ExperimentConfig, values: dict[str, JsonValue]) -> int:
+    """A max_tokens with which the variant can exist until the budget sets it: at least a step in each of its epochs."""
+    factors = (values.get(name, getattr(base, name)) for name in ("num_epochs", *STEP_FIELDS))
+    tokens = prod(factor for factor in factors if isinstance(factor, int))
+    return max(base.max_tokens or tokens, tokens)
 
 
 def _sized_for_budget(space: Space, values: dict[str, JsonValue]) -> ExperimentConfig:

@@ -12,10 +12,11 @@ from archsweep.atomic import write_atomically
 from archsweep.config import TUNABLE, ExperimentConfig, Replica, label
 from archsweep.errors import ArchsweepError, RecordError, SpaceError
 from archsweep.planning.budget import solve
-from archsweep.planning.cost import Cost, cost
+from archsweep.planning.cost import Cost, amount, cost
 from archsweep.planning.grid import Refusal, Variant, grid
+from archsweep.planning.length import Speed, solve_length
 from archsweep.planning.memory import stack_memory_bytes
-from archsweep.space import Budget, Space
+from archsweep.space import Budget, Space, as_budgets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -66,10 +67,15 @@ class Plan(BaseModel):
     compare: tuple[str, ...]
     tune: tuple[str, ...]
     repeat: int
-    budget: Budget | None
+    budget: Budget | tuple[Budget, ...] | None
     corpus_id: str
     trials: tuple[Trial, ...]
     refused: tuple[Refusal, ...]
+
+    @property
+    def budgets(self) -> tuple[Budget, ...]:
+        """Every budget that its variants share."""
+        return as_budgets(self.budget)
 
     def save(self, path: str | Path) -> Path:
         """Write the plan as JSON to `path`, whole or not at all; returns the path."""
@@ -84,12 +90,12 @@ class Plan(BaseModel):
             raise RecordError(f"{path} must be a plan, as every run writes it: {error}") from None
 
 
-def make_plan(name: str, question: str, space: Space, corpus_id: str, command: str = "") -> Plan:
-    """The plan of the sweep `name`; `command` is what runs it, for the report.
+def make_plan(name: str, question: str, space: Space, corpus_id: str, command: str = "", speed: Speed | None = None) -> Plan:
+    """The plan of the sweep `name`; `command` is what runs it, for the report; `speed` is what a budget of seconds is solved with.
 
     Raises SpaceError where no variant is left, ConfigError where the name cannot name a folder.
     """
-    variants = _within_budget(space, grid(space))
+    variants = _long_enough(space, sized(space), speed)
     trials = [_trial(name, space, variant, corpus_id) for variant in variants if isinstance(variant, Variant)]
     refused = [variant for variant in variants if isinstance(variant, Refusal)]
     if not trials:
@@ -133,13 +139,25 @@ def make_single_plan(config: ExperimentConfig, corpus_id: str, command: str = ""
     )
 
 
-def _within_budget(space: Space, variants: list[Variant | Refusal]) -> list[Variant | Refusal]:
-    """The variants with their sizes solved, in the same order; those that cannot be brought to the budget become refusals."""
-    if space.budget is None:
+def sized(space: Space) -> list[Variant | Refusal]:
+    """Every variant in listed order, its sizes solved and its length still to be; a Refusal where no sizes meet the budget."""
+    variants = grid(space)
+    if space.size_budget is None:
         return variants
     open_variants = [variant for variant in variants if isinstance(variant, Variant)]
-    solutions = iter(solve([variant.config for variant in open_variants], space.budget, space.solved))
+    sizes = [name for name in space.solved if name != "max_tokens"]
+    solutions = iter(solve([variant.config for variant in open_variants], space.size_budget, sizes))
     return [variant if isinstance(variant, Refusal) else _settled(variant, next(solutions)) for variant in variants]
+
+
+def _long_enough(space: Space, variants: list[Variant | Refusal], speed: Speed | None) -> list[Variant | Refusal]:
+    """The variants with their lengths solved."""
+    budget = space.length_budget
+    if budget is None:
+        return variants
+    return [
+        variant if isinstance(variant, Refusal) else _settled(variant, solve_length(variant.config, budget, speed)) for variant in variants
+    ]
 
 
 def _settled(variant: Variant, solution: ExperimentConfig | str) -> Variant | Refusal:
@@ -151,15 +169,15 @@ def _settled(variant: Variant, solution: ExperimentConfig | str) -> Variant | Re
 def _trial(name: str, space: Space, variant: Variant, corpus_id: str) -> Trial:
     config = variant.config.copy(experiment_name=name)
     price = cost(config)
-    if space.budget is not None:
-        audited = getattr(price, space.budget.kind)
-        assert space.budget.allows(audited), f"solved to {audited} for {space.budget}"
-    replicas = _replicas(space, config)
+    for budget in space.budgets:
+        audited = amount(config, budget.kind)
+        assert audited is None or budget.allows(audited), f"solved to {audited} for {budget}"
+    replicas = replicas_of(space, config)
     content = [replica.model_dump(mode="json") for replica in replicas]
     return Trial(id=config.content_id(content, corpus_id), variant=variant.values, config=config, replicas=replicas, cost=price)
 
 
-def _replicas(space: Space, config: ExperimentConfig) -> tuple[Replica, ...]:
+def replicas_of(space: Space, config: ExperimentConfig) -> tuple[Replica, ...]:
     """Every tuned setting with every seed; what is not tuned has the config's value."""
     settings = product(*(space.tune[name].values if name in space.tune else (getattr(config, name),) for name in TUNABLE))
     return tuple(

@@ -1,43 +1,126 @@
-"""The plan as a table for people: what each variant is, and what its trial costs."""
+"""The plan and its forecast for people: a table with a row per variant, what is the same in all rows below it; and both as JSON."""
 
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from rich import box
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
     from pydantic import JsonValue
 
-    from archsweep.planning.plan import Plan
+    from archsweep.planning.forecast import Forecast, Interval, TrialForecast
+    from archsweep.planning.plan import Plan, Trial
 
-FEW_TOKENS_PER_PARAMETER = 5  # below it the answer holds for this budget alone; twenty is compute-optimal (Hoffmann 2022, arXiv 2203.15556)
+    Trials = Sequence[tuple[Trial, TrialForecast]]  # of one variant
+
+# What a row has, under its heading in two lines. Columns in _FOLDED that have one value in all rows are told below the table instead.
+_HEADINGS = {
+    "hidden_size": "hidden\nsize",
+    "ffn_size": "ffn\nsize",
+    "non_embedding": "non-\nembedding",
+    "kaplan": "Kaplan's\n12·L·d²",
+    "tokens_per_parameter": "tokens/\nparameter",
+}
+_FOLDED = {"trials": "{} trials each", "replicas": "{} replicas", "tokens": "{} tokens", "epochs": "{}"}
+UNKNOWN_EPOCHS = "epochs unknown until the text is tokenized"
 
 
-def table(plan: Plan) -> Table:
-    """A row per trial, in the plan's order."""
-    columns = [*plan.compare, "hidden_size", "ffn_size", "parameters", "non-embedding", "replicas", "tokens", "FLOPs", "memory", "trial"]
-    shown = Table(box=box.SIMPLE_HEAD, title=_title(plan), title_justify="left", caption=_caption(plan), caption_justify="left")
-    for column in dict.fromkeys(columns):
-        shown.add_column(column, justify="left" if column == "trial" else "right", no_wrap=True)
-    for trial in sorted(plan.trials, key=lambda trial: [_sort_key(trial.variant[name]) for name in plan.compare]):
-        cost = trial.cost
-        cells = {
-            **{name: str(value) for name, value in trial.variant.items()},
-            "hidden_size": str(trial.config.hidden_size),
-            "ffn_size": str(trial.config.ffn_size),
-            "parameters": f"{cost.parameters:,}",
-            "non-embedding": f"{cost.non_embedding_parameters:,}",
-            "replicas": str(len(trial.replicas)),
-            "tokens": f"{cost.train_tokens:,}",
-            "FLOPs": f"{cost.flops * len(trial.replicas):.2e}",
-            "memory": f"{trial.memory_bytes / 1e6:,.0f} MB",
-            "trial": trial.id,
-        }
-        shown.add_row(*(cells[column] for column in dict.fromkeys(columns)))
+def table(plan: Plan, forecast: Forecast) -> Table:
+    """A row per variant, with exact parameters in three conventions and what its trials take together."""
+    rows = [_cells(plan, trials) for trials in _by_variant(plan, forecast)]
+    folded = {name: rows[0][name] for name in _FOLDED if len({row[name] for row in rows}) == 1}
+    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), title=_title(plan), caption=_caption(folded))
+    shown.title_justify = shown.caption_justify = "left"
+    columns = [name for name in rows[0] if name not in folded]
+    for name in columns:
+        shown.add_column(_HEADINGS.get(name, name), justify="right", vertical="bottom", no_wrap=True)
+    for row in rows:
+        shown.add_row(*(row[name] for name in columns))
     return shown
+
+
+def facts(forecast: Forecast) -> Iterator[str]:
+    """What the whole sweep takes, and what speaks against it: a line each."""
+    gpus = "GPU" if forecast.on_gpu else "processor"
+    where = f"{forecast.devices} {gpus}{'s' if forecast.devices != 1 else ''}, {forecast.slots} side by side"
+    if forecast.seconds is None or forecast.seconds_in_sum is None or forecast.device_hours is None:
+        yield f"time: {forecast.basis}"
+    else:
+        yield f"time: {_span(forecast.seconds)} on {where} ({_span(forecast.seconds_in_sum)} one after another), {forecast.basis}"
+        cost = f", {_money(forecast.money)}" if forecast.money else ""
+        yield f"{gpus}-hours: {_range(forecast.device_hours)}{cost}"
+    disk = forecast.disk
+    stays = f"{_bytes(disk.models)} of models and {_bytes(disk.records)} of records stay"
+    yield f"disk: {_bytes(disk.checkpoints)} of checkpoints while it runs; {stays}"
+    flops = sum(trial.flops for trial in forecast.trials)
+    yield f"FLOPs in all: {flops:.2e}"
+    if forecast.detectable:
+        yield f"seeds: {forecast.detectable}"
+    yield from (f"warning: {warning}" for warning in forecast.warnings)
+
+
+def as_json(plan: Plan, forecast: Forecast) -> str:
+    """The plan as plan.json has it, with the forecast under "forecast"."""
+    return json.dumps(plan.model_dump(mode="json") | {"forecast": forecast.model_dump(mode="json")}, indent=2)
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit that suits it."""
+    for unit, name, most in ((1, "s", 90), (60, "min", 90), (3600, "h", 72)):
+        if seconds < most * unit:
+            return f"{seconds / unit:.{0 if seconds >= 10 * unit else 1}f} {name}"
+    return f"{seconds / 86_400:.1f} days"
+
+
+def spending(forecast: Forecast) -> str:
+    """The time and money of what is left, in words for a question."""
+    time = "an unknown time" if forecast.seconds is None else _span(forecast.seconds)
+    return time + (f" and {_money(forecast.money)}" if forecast.money else "")
+
+
+def _by_variant(plan: Plan, forecast: Forecast) -> list[Trials]:
+    """The trials of each variant, which may be several, by the compared values."""
+    groups: defaultdict[str, list[tuple[Trial, TrialForecast]]] = defaultdict(list)
+    for trial, price in zip(plan.trials, forecast.trials, strict=True):
+        groups[trial.label].append((trial, price))
+    return sorted(groups.values(), key=lambda group: [_sort_key(group[0][0].variant[name]) for name in plan.compare])
+
+
+def _cells(plan: Plan, trials: Trials) -> dict[str, str]:
+    trial, price = trials[0]
+    cost = trial.cost
+    prices = [each for _, each in trials]
+    cells = {
+        "hidden_size": str(trial.config.hidden_size),
+        "ffn_size": str(trial.config.ffn_size),
+        "parameters": f"{cost.parameters:,}",
+        "non_embedding": f"{cost.non_embedding_parameters:,}",
+        "kaplan": f"{cost.kaplan_parameters:,}",
+        "trials": str(len(trials)),
+        "replicas": str(sum(each.replicas for each in prices)),
+        "tokens": f"{cost.train_tokens:,}",
+        "epochs": f"{price.epochs:.2g} epochs" if price.epochs is not None else UNKNOWN_EPOCHS,
+        "tokens_per_parameter": f"{price.tokens_per_parameter:.2g}",
+        "FLOPs": f"{sum(each.flops for each in prices):.2e}",
+        "memory": _bytes(max(each.memory_bytes for each in prices)),
+        "time": _time([each.seconds for each in prices]),
+    }
+    return {**{name: _compared(trial.variant, name) for name in plan.compare}, **_without(cells, plan.compare)}
+
+
+def _compared(variant: Mapping[str, JsonValue], name: str) -> str:
+    value = variant[name]
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _without(cells: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
+    return {name: cell for name, cell in cells.items() if name not in names}
 
 
 def _sort_key(value: JsonValue) -> tuple[bool, float, str]:
@@ -48,12 +131,34 @@ def _sort_key(value: JsonValue) -> tuple[bool, float, str]:
 
 def _title(plan: Plan) -> str:
     replicas = sum(len(trial.replicas) for trial in plan.trials)
-    budget = f", each within {plan.budget.tolerance:.0%} of {plan.budget.target:,} {plan.budget.kind}" if plan.budget else ""
+    budget = f", each {' and '.join(map(str, plan.budgets))}" if plan.budgets else ""
     return f"{plan.name}: {len(plan.trials)} trials, {replicas} replicas{budget}"
 
 
-def _caption(plan: Plan) -> str:
-    flops = sum(trial.cost.flops * len(trial.replicas) for trial in plan.trials)
-    thinnest = min(trial.cost.train_tokens / trial.cost.parameters for trial in plan.trials)
-    warning = " Under 5: the answer is about this budget, not about longer training." if thinnest < FEW_TOKENS_PER_PARAMETER else ""
-    return f"{flops:.2e} FLOPs in all; {thinnest:.1f} tokens per parameter at least.{warning}"
+def _caption(folded: Mapping[str, str]) -> str:
+    alike = [_FOLDED[name].format(value) for name, value in folded.items() if (name, value) != ("trials", "1")]
+    return f"every variant: {', '.join(alike)}" if alike else ""
+
+
+def _time(intervals: Sequence[Interval | None]) -> str:
+    known = [interval for interval in intervals if interval is not None]
+    if len(known) < len(intervals):
+        return "unknown"
+    low, expected, high = (sum(getattr(each, end) for each in known) for end in ("low", "expected", "high"))
+    return f"{duration(expected)} ({duration(low)} to {duration(high)})"
+
+
+def _span(interval: Interval) -> str:
+    return f"{duration(interval.expected)} ({duration(interval.low)} to {duration(interval.high)})"
+
+
+def _range(interval: Interval) -> str:
+    return f"{interval.expected:.2g} ({interval.low:.2g} to {interval.high:.2g})"
+
+
+def _money(interval: Interval) -> str:
+    return f"{interval.expected:,.2f} ({interval.low:,.2f} to {interval.high:,.2f}) at that price"
+
+
+def _bytes(count: float) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e10 else f"{count / 1e6:,.0f} MB"

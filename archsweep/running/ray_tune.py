@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from archsweep.config import ExperimentConfig
+from archsweep.device import processors
 from archsweep.errors import MachineError
 from archsweep.running.recorder import reason_in
 from archsweep.running.resources import ASSUMED_GPU_BYTES, Resources, fitting, larger, request
@@ -186,7 +187,7 @@ def _ray(num_cpus: int | None, num_gpus: int | None, address: str | None) -> Ite
 
         for name in ("ray", "ray.tune", "ray.train", "ray.data"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        own = {"num_cpus": _processors() if num_cpus is None else num_cpus, "num_gpus": num_gpus, "include_dashboard": False}
+        own = {"num_cpus": processors() if num_cpus is None else num_cpus, "num_gpus": num_gpus, "include_dashboard": False}
         on_sigterm = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(address=address or "local", log_to_driver=False, logging_level="CRITICAL", **({} if address else own))
@@ -223,11 +224,6 @@ def _why_no_ray(address: str | None, error: Exception) -> str:
         return f"cannot start Ray: {error}. --serial runs the same sweep without Ray."
     token = "It answers only to its token: RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH (or, if it has none, RAY_AUTH_MODE=disabled)."
     return f"cannot reach the Ray cluster at {address}: {error}. {token}"
-
-
-def _processors() -> int:
-    """Those that this process may use; a batch system often gives fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache

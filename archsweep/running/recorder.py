@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from archsweep.atomic import must_be_writable
+from archsweep.planning import throughput
 from archsweep.records import write
 from archsweep.records.files import read_records
 from archsweep.records.schema import CHECKPOINT_FOLDER, OUTCOME_FILE, RECORDS_FILE, TRIALS_FOLDER
@@ -26,13 +27,14 @@ ERROR_FILE = "error.txt"
 
 
 class Recorder:
-    """Writes a sweep's records as its trials report, and tells `progress` and `trackers`.
+    """Writes a sweep's records as its trials report, and tells `progress` and `trackers`; with `cache_dir`, what training took is kept
+    there for plans.
 
     Every method raises MachineError where the folder cannot be written, or is no longer the one that the run began in.
     """
 
-    def __init__(self, folder: Path, progress: Progress, trackers: Trackers) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, progress: Progress, trackers: Trackers, cache_dir: Path | None = None) -> None:
+        self._folder, self._cache_dir = folder, cache_dir
         self._identity = _identity(folder)
         self._progress, self._trackers = progress, trackers
         self._reported: set[str] = set()
@@ -63,8 +65,15 @@ class Recorder:
         with self._opened(trial) as folder:
             write.finish(folder, outcome)
             shutil.rmtree(folder / CHECKPOINT_FOLDER, ignore_errors=True)
+        self._keep_throughput(trial, last)
         self._trackers.end(trial, failed=lost)
         self._progress.trial_finished(trial, last, reason)
+
+    def _keep_throughput(self, trial: Trial, last: Report) -> None:
+        line = None if self._cache_dir is None else _throughput(trial, last)
+        if self._cache_dir is not None and line is not None:
+            with suppress(OSError):  # a cache, which no sweep fails for
+                throughput.append(self._cache_dir, line)
 
     def fail(self, trial: Trial, reason: str, details: str) -> None:
         """The trial's end."""
@@ -102,6 +111,27 @@ def _identity(folder: Path) -> tuple[int, int]:
     """Which folder a path leads to now: a mount that vanishes leaves another one of the same name."""
     status = folder.stat()
     return status.st_dev, status.st_ino
+
+
+def _throughput(trial: Trial, last: Report) -> throughput.Measured | None:
+    """What the trial's training took; None where it was too short to tell."""
+    rows = last["rows"]
+    tokens = last["tokens"] * len(rows)
+    seconds = sum(row["train_seconds"] / row["stack_size"] for row in rows)
+    if seconds < throughput.SHORTEST_SECONDS:
+        return None
+    config = trial.config
+    return throughput.measured(
+        config,
+        "trial",
+        device_name=last["device_name"],
+        precision=last["precision_used"],
+        replicas=len(rows),
+        stack_size=max(row["stack_size"] for row in rows),
+        seconds_per_token=seconds / tokens,
+        evaluated_tokens=config.num_evaluations * config.eval_tokens * len(rows),
+        other_seconds=None if last["resumed_at"] else max(0.0, last["trial_seconds"] - seconds),
+    )
 
 
 def _notes(report: Report) -> list[str]:

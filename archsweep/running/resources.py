@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from archsweep.planning.memory import DEFAULT_CALIBRATION
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from archsweep.planning.plan import Trial
 
@@ -49,3 +49,10 @@ def share(needed: int, gpu_bytes: int) -> float:
     """The smallest share 1/n of a GPU of which n such needs (bytes) fit into it."""
     tiles = max(1, min(MOST_TRIALS_PER_GPU, gpu_bytes // needed))
     return int(10_000 / tiles) / 10_000  # Ray counts GPUs in ten-thousandths; rounded down, n shares always fit
+
+
+def slots(trials: Sequence[Trial], processors: int, gpus: Sequence[int]) -> int:
+    """How many of `trials` run side by side: one on each processor; on GPUs (memories in bytes) as many as the largest share allows."""
+    requests = (request(trial, bool(gpus), min(gpus, default=0)) for trial in trials)
+    largest = max(requests, key=lambda resources: (resources.gpus, resources.cpus))
+    return max(1, fitting(largest, {"CPU": processors, "GPU": len(gpus)}))

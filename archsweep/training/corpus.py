@@ -18,8 +18,12 @@ from archsweep.extensions import load
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
+    from archsweep.config import ExperimentConfig
+
 HUB_BYTES = 64 * 2**20  # how much text a hub's dataset gives unless more is asked for: 15 to 30 million tokens
 HUB_TIMEOUT_SECONDS = 5.0
+CORPUS_FILE = "corpus.json"  # in a folder of tokens: how many there are
+_FORMAT_VERSION = 1  # of what such a folder holds; part of its id
 
 _NOT_LIBRARY = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 _BUILD_SPECIFIC = ("config-", "_sysconfigdata")  # holds the paths of the machine that built this Python
@@ -46,6 +50,47 @@ def identify(dataset: str, tokenizer: str = "bpe") -> str:
     if is_local(tokenizer):
         content.append(_sha256(existing(tokenizer)))
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
+
+
+# The tokens that are made of them.
+
+
+def default_cache_dir() -> Path:
+    """Where tokenized corpora are kept: $XDG_CACHE_HOME/archsweep, or ~/.cache/archsweep."""
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (base if base.is_absolute() else Path.home() / ".cache") / "archsweep"
+
+
+def tokens_folder(config: ExperimentConfig, cache_dir: Path | None = None) -> Path:
+    """Where the config's tokenized corpus is, or will be."""
+    return (cache_dir or default_cache_dir()) / tokens_id(config)
+
+
+def train_tokens(config: ExperimentConfig, cache_dir: Path | None = None) -> int | None:
+    """The tokens of the training split; None where the corpus has not been tokenized."""
+    try:
+        return int(json.loads((tokens_folder(config, cache_dir) / CORPUS_FILE).read_text())["train"]["tokens"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def tokens_id(config: ExperimentConfig) -> str:
+    """Sixteen hex digits that name the tokens which `config` makes of its corpus."""
+    recipe = "file" if is_local(config.tokenizer) else config.tokenizer
+    stream = [hub_bytes(config)] if config.dataset.startswith("hf:") else []
+    content = [_FORMAT_VERSION, identify(config.dataset, config.tokenizer), recipe, config.vocab_size, config.validation_fraction, *stream]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def hub_bytes(config: ExperimentConfig) -> int:
+    """How much of a hub's dataset is read: 8 bytes for each of `max_tokens`, in steps of 4 times so that near budgets share a corpus."""
+    size = HUB_BYTES
+    while size < 8 * (config.max_tokens or 0):
+        size *= 4
+    return size
+
+
+# The documents.
 
 
 def _content(dataset: str) -> list[object]:

@@ -9,7 +9,6 @@ import os
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
 
@@ -17,11 +16,13 @@ import numpy as np
 
 from archsweep.atomic import must_be_writable
 from archsweep.errors import DataError, MachineError
-from archsweep.training.corpus import HUB_BYTES, documents, identify, is_local, place
+from archsweep.training.corpus import CORPUS_FILE, documents, hub_bytes, place, tokens_folder, tokens_id
+from archsweep.training.corpus import default_cache_dir as default_cache_dir
 from archsweep.training.tokenizer import encode, make_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     import numpy.typing as npt
     from tokenizers import Tokenizer
@@ -35,13 +36,6 @@ if TYPE_CHECKING:
     Batch = dict[str, Tensor]
 
 _OTHER_CACHE = "It keeps tokenized corpora; choose another folder with ARCHSWEEP_CACHE=FOLDER."
-_FORMAT_VERSION = 1  # of what a corpus folder holds; part of its id
-
-
-def default_cache_dir() -> Path:
-    """Where tokenized corpora are kept: $XDG_CACHE_HOME/archsweep, or ~/.cache/archsweep."""
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (base if base.is_absolute() else Path.home() / ".cache") / "archsweep"
 
 
 @dataclass(frozen=True)
@@ -75,7 +69,7 @@ def prepare(config: ExperimentConfig, cache_dir: Path | None = None) -> Corpus:
 
     Raises DataError for a corpus that cannot be trained on, MachineError for what this machine may not read, write or reach.
     """
-    folder = (cache_dir or default_cache_dir()) / _corpus_id(config)
+    folder = tokens_folder(config, cache_dir)
     corpus = _open(folder) or _build(config, folder)
     window = config.context_length + 1
     for split, tokens in (("training", corpus.train_tokens), ("validation", corpus.validation_tokens)):
@@ -85,21 +79,6 @@ def prepare(config: ExperimentConfig, cache_dir: Path | None = None) -> Corpus:
                 f"Give more text, a smaller context_length, or another validation_fraction than {config.validation_fraction}."
             )
     return corpus
-
-
-def _corpus_id(config: ExperimentConfig) -> str:
-    recipe = "file" if is_local(config.tokenizer) else config.tokenizer
-    stream = [_hub_bytes(config)] if config.dataset.startswith("hf:") else []
-    content = [_FORMAT_VERSION, identify(config.dataset, config.tokenizer), recipe, config.vocab_size, config.validation_fraction, *stream]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
-
-
-def _hub_bytes(config: ExperimentConfig) -> int:
-    """How much of a hub's dataset is read: 8 bytes for each of `max_tokens`, in steps of 4 times so that near budgets share a corpus."""
-    size = HUB_BYTES
-    while size < 8 * (config.max_tokens or 0):
-        size *= 4
-    return size
 
 
 # The corpus folder.
@@ -113,7 +92,7 @@ def _map(path: Path) -> Tokens:
 def _open(folder: Path) -> Corpus | None:
     """The corpus in `folder`; None where there is none, or where it is not whole."""
     try:
-        facts = json.loads((folder / "corpus.json").read_text())
+        facts = json.loads((folder / CORPUS_FILE).read_text())
         train, validation = facts["train"], facts["validation"]
         corpus = Corpus(facts["id"], folder, train["tokens"], validation["tokens"], validation["bytes"] / validation["tokens"])
         sizes = len(corpus.train), len(corpus.validation)
@@ -135,7 +114,7 @@ def _build(config: ExperimentConfig, folder: Path) -> Corpus:
         staging.mkdir(parents=True)  # before the work, so that a missing permission does not come after it
     try:
         splits = dict(zip(("train", "validation"), _split(config), strict=True))
-        if _corpus_id(config) != folder.name:
+        if tokens_id(config) != folder.name:
             raise DataError(f"{config.dataset} must stay as it is while it is tokenized, and was changed meanwhile. Run again.")
         tokenizer = make_tokenizer(config, splits["train"])
         dtype = np.uint16 if config.vocab_size <= 2**16 else np.uint32
@@ -160,7 +139,7 @@ def _write(folder: Path, corpus_id: str, tokenizer: Tokenizer, tokens: dict[str,
     text = tokenizer.to_str()
     corpus = {"id": corpus_id, "tokenizer_id": hashlib.sha256(text.encode()).hexdigest(), **facts}
     (folder / "tokenizer.json").write_bytes(text.encode())
-    (folder / "corpus.json").write_text(json.dumps(corpus, indent=2) + "\n")
+    (folder / CORPUS_FILE).write_text(json.dumps(corpus, indent=2) + "\n")
     for name, array in tokens.items():
         with (folder / f"{name}.npy").open("wb") as file:
             np.save(file, array)
@@ -190,7 +169,7 @@ def _split(config: ExperimentConfig) -> tuple[list[str], list[str]]:
     so that its first `eval_tokens` are a fair draw of the documents."""
     train: list[str] = []
     validation: list[str] = []
-    for text in documents(config.dataset, _hub_bytes(config)):
+    for text in documents(config.dataset, hub_bytes(config)):
         (validation if place(text) < config.validation_fraction else train).append(text)
     if not (train and validation):
         raise DataError(_one_sided(config, sorted({place(text) for text in train or validation})))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import platform
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from archsweep.device import processor_name
 from archsweep.errors import MachineError
 
 if TYPE_CHECKING:
@@ -81,10 +80,4 @@ def device_name(device: torch.device) -> str:
     """What the hardware calls itself."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    cpuinfo = Path("/proc/cpuinfo")
-    names = (
-        [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        if cpuinfo.exists()
-        else []
-    )
-    return names[0] if names else platform.processor() or platform.machine()
+    return processor_name()

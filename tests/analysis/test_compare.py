@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from math import log
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +84,37 @@ def test_a_variant_off_the_budget_is_a_mismatch_and_no_result(tmp_path: Path) ->
     comparison = compare_experiments(folder)
     assert verdicts(comparison) == {"num_layers=2": "BEST", "num_layers=1": "BETTER", "num_layers=4": "BUDGET-MISMATCH"}
     assert "Off the budget of 20,000 non-embedding parameters ± 1.0%: num_layers=4 (20,500)." in comparison.caveats
+
+
+def change_records(folder: Path, layers: int, **changes: Any) -> None:
+    """What was recorded of the variant with so many layers, changed."""
+    for path in folder.glob("trials/*"):
+        if json.loads((path / "config.json").read_text())["num_layers"] == layers:
+            rows = [json.loads(line) | changes for line in (path / "records.jsonl").read_text().splitlines()]
+            (path / "records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.mark.parametrize(
+    ("budget", "changes", "told"),
+    [
+        # 300 steps of 1,024 tokens of a model that takes 6 * 30,000 FLOPs each.
+        ({"kind": "flops", "target": 307_200 * 180_000, "tolerance": 0.01}, {"tokens": 300_000}, "num_layers=4 (5.4e+10)"),
+        ({"kind": "tokens", "target": 307_200, "tolerance": 0.01}, {"tokens": 300_000}, "num_layers=4 (300,000)"),
+        # 307,200 tokens of a stack's 40,960 a second.
+        ({"kind": "train_seconds", "target": 7.5, "tolerance": 0.1}, {"tokens_per_second": 25_600.0}, "± 10.0%: num_layers=4 (12)"),
+    ],
+)  # fmt: skip
+def test_what_was_trained_is_held_against_a_budget_of_length(
+    tmp_path: Path, budget: dict[str, Any], changes: dict[str, Any], told: str
+) -> None:
+    sizes = {"kind": "parameters", "target": 30_000, "tolerance": 0.01}
+    folder = sweep(tmp_path, {1: 3.8, 2: 3.5, 4: 4.1}, budget=[sizes, budget])
+    before = compare_experiments(folder)
+    assert "BUDGET-MISMATCH" not in set(before.table["verdict"])
+    change_records(folder, 4, **changes)
+    comparison = compare_experiments(folder)
+    assert dict(zip(comparison.table["variant"], comparison.table["verdict"], strict=True))["num_layers=4"] == "BUDGET-MISMATCH"
+    assert any(told in caveat for caveat in comparison.caveats if caveat.startswith("Off the budget"))
 
 
 def test_two_variants_within_the_tolerance_on_both_sides_of_the_target_share_the_budget(tmp_path: Path) -> None:

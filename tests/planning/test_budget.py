@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from math import lcm
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ def real_count(config: ExperimentConfig, kind: str) -> int:
     arguments = {"bos_token_id": 0, "eos_token_id": 0} | config.get_model_config_dict()
     with torch.device("meta"):
         model: Any = AutoModelForCausalLM.from_config(AutoConfig.for_model(config.family, **arguments))
-    outside = {"wte", "wpe", "embed_tokens", "lm_head"} if kind == "non_embedding_parameters" else set()
+    outside = {"wte", "wpe", "embed_tokens", "lm_head", "embed_in", "embed_out"} if kind == "non_embedding_parameters" else set()
     return sum(weight.numel() for name, weight in model.named_parameters() if not outside & set(name.split(".")))
 
 
@@ -40,7 +41,7 @@ def solved(configs: list[ExperimentConfig], budget: Budget, sizes: tuple[str, ..
 
 @settings(deadline=None, max_examples=60)
 @given(
-    family=st.sampled_from(["gpt2", "llama"]),
+    family=st.sampled_from(["gpt2", "llama", "gpt_neox"]),
     kind=st.sampled_from(["parameters", "non_embedding_parameters"]),
     target=st.integers(1_000, 3_000_000),
     tolerance=st.sampled_from([0.001, 0.01, 0.05]),
@@ -48,13 +49,22 @@ def solved(configs: list[ExperimentConfig], budget: Budget, sizes: tuple[str, ..
     heads=st.lists(st.integers(1, 12), min_size=1, max_size=3, unique=True),
     ffn=st.sampled_from([None, 32, 200]),
     sizes=st.sampled_from([BOTH, ("hidden_size",), ("ffn_size",)]),
+    multiple=st.sampled_from([1, 1, 8, 64]),
 )
 def test_every_variant_is_within_the_tolerance_or_refused(
-    family: str, kind: Any, target: int, tolerance: float, layers: int, heads: list[int], ffn: int | None, sizes: tuple[str, ...]
+    family: str,
+    kind: Any,
+    target: int,
+    tolerance: float,
+    layers: int,
+    heads: list[int],
+    ffn: int | None,
+    sizes: tuple[str, ...],
+    multiple: int,
 ) -> None:
     given_sizes = {} if ffn is None else {"ffn_size": ffn}
     configs = [config(family=family, num_layers=layers, num_heads=count, **given_sizes) for count in heads]
-    budget = Budget(kind, target, tolerance)
+    budget = Budget(kind, target, tolerance, multiple)
     for before, result in zip(configs, solve(configs, budget, sizes), strict=True):
         if isinstance(result, str):
             nearest = re.search(r"is ([\d,]+), with hidden_size", result)
@@ -64,29 +74,41 @@ def test_every_variant_is_within_the_tolerance_or_refused(
         assert abs(real_count(result, kind) - target) <= tolerance * target
         assert (result.num_heads, result.num_layers, result.family) == (before.num_heads, layers, family)
         assert family == "gpt2" or result.head_dim % 2 == 0
-        if sizes == BOTH and ffn is None:
+        assert all(getattr(result, size) % multiple == 0 for size in sizes)
+        if sizes == BOTH and ffn is None and multiple == 1:
             assert 2 - 1e-9 <= result.ffn_size / result.hidden_size <= 8 + 1e-9
         for size in {"hidden_size", "ffn_size"} - set(sizes):
             assert getattr(result, size) == getattr(before, size)
 
 
 @settings(deadline=None, max_examples=15)
-@given(layers=st.integers(1, 3), heads=st.integers(1, 4), target=st.integers(500, 20_000), tolerance=st.sampled_from([0.002, 0.01, 0.05]))
+@given(
+    layers=st.integers(1, 3),
+    heads=st.integers(1, 4),
+    target=st.integers(500, 20_000),
+    tolerance=st.sampled_from([0.002, 0.01, 0.05]),
+    multiple=st.sampled_from([1, 1, 4]),
+)
 def test_no_refused_variant_could_have_been_solved_and_no_other_size_is_nearer_the_wanted_proportion(
-    layers: int, heads: int, target: int, tolerance: float
+    layers: int, heads: int, target: int, tolerance: float, multiple: int
 ) -> None:
     def count(d: int, f: int) -> int:  # GPT-2's blocks by hand: attention, feed-forward, biases and norms
         return layers * (4 * d * d + 4 * d + 2 * d * f + f + d + 4 * d) + 2 * d
 
+    step = lcm(heads, multiple)
     every_size = [
-        (d, f) for d in range(heads, 80, heads) for f in range(max(1, 2 * d), 8 * d + 1) if abs(count(d, f) - target) <= tolerance * target
+        (d, f)
+        for d in range(step, 80, step)
+        for f in range(2 * d, 8 * d + 1)
+        if f % multiple == 0 and abs(count(d, f) - target) <= tolerance * target
     ]
-    [result] = solve([config(num_layers=layers, num_heads=heads)], Budget("non_embedding_parameters", target, tolerance), BOTH)
+    budget = Budget("non_embedding_parameters", target, tolerance, multiple)
+    [result] = solve([config(num_layers=layers, num_heads=heads)], budget, BOTH)
     assert isinstance(result, ExperimentConfig) == bool(every_size)
     if isinstance(result, ExperimentConfig):
         nearest_width = min(every_size, key=lambda size: max(size[1] / (4 * size[0]), 4 * size[0] / size[1]))[0]
         # At a width the ffn_size nearest the target is taken: the play of the tolerance can make the next width nearer in proportion.
-        assert abs(result.hidden_size - nearest_width) <= heads
+        assert abs(result.hidden_size - nearest_width) <= step
 
 
 def test_variants_that_differ_only_in_heads_share_their_sizes() -> None:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from archsweep.running.resources import CUDA_CONTEXT_BYTES, Resources, request, share
+from archsweep.planning.memory import DEFAULT_CALIBRATION
+from archsweep.running.resources import CUDA_CONTEXT_BYTES, Resources, request, share, slots
 
 if TYPE_CHECKING:
     from archsweep.planning.plan import Plan
@@ -41,3 +42,13 @@ def test_more_replicas_need_a_larger_share(tiny_plan: Plan) -> None:
     small, large = (request(each, use_gpu=True, gpu_bytes=8 * GB).gpus for each in (trial, many))
     assert (small, large) == (0.125, share(CUDA_CONTEXT_BYTES + round(1.1 * many.memory_bytes), 8 * GB))
     assert large > small
+
+
+def test_as_many_trials_run_side_by_side_as_processors_and_the_largest_share_allow(tiny_plan: Plan) -> None:
+    trials = tiny_plan.trials
+    assert slots(trials, processors=3, gpus=[]) == 3
+    context, needed = CUDA_CONTEXT_BYTES, max(trial.memory_bytes for trial in trials)
+    two_fit = 2 * (context + round(DEFAULT_CALIBRATION * needed)) + 1
+    assert slots(trials, processors=16, gpus=[two_fit, two_fit]) == 4
+    assert slots(trials, processors=3, gpus=[two_fit, two_fit]) == 3
+    assert slots(trials, processors=16, gpus=[1]) == 1

@@ -1,0 +1,50 @@
+"""What this machine trains on, asked without torch: its processors and its GPUs, by the names that records give them."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import NamedTuple
+
+_ASK = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]  # memory in MiB
+
+
+class Gpu(NamedTuple):
+    """A GPU by its driver's name for it, with its memory in bytes."""
+
+    name: str
+    memory: int
+
+
+def gpus() -> list[Gpu]:
+    """The GPUs that torch would see: those of the driver, less what CUDA_VISIBLE_DEVICES hides; none for a CPU build of torch."""
+    with suppress(PackageNotFoundError):
+        if version("torch").endswith("+cpu"):
+            return []
+    try:
+        lines = subprocess.run(_ASK, capture_output=True, text=True, check=True, timeout=10).stdout.splitlines()
+        found = [Gpu(name.strip(), int(memory) * 2**20) for name, memory in (line.rsplit(",", 1) for line in lines)]
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return found
+    chosen = [word.strip() for word in visible.split(",") if word.strip() not in ("", "-1")]
+    return [found[int(word)] if word.isdigit() and int(word) < len(found) else found[0] for word in chosen] if found else []
+
+
+def processor_name() -> str:
+    """What the processor calls itself."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def processors() -> int:
+    """Those that this process may use; a batch system often gives fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,205 @@
+"""Forecast: what a plan will take on a machine (seconds, device-hours, money, disk), what it trains on, and what speaks against it."""
+
+from __future__ import annotations
+
+from math import exp
+from typing import TYPE_CHECKING, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from archsweep.planning.split import makespan, split
+from archsweep.planning.throughput import Measured, Rate, rate, set_up_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from archsweep.planning.plan import Plan, Trial
+
+FEW_TOKENS_PER_PARAMETER = 5  # below it the answer holds for this budget alone; twenty is compute-optimal (Hoffmann 2022, arXiv 2203.15556)
+MANY_EPOCHS = 4  # beyond it repeated text is worth less and less (Muennighoff 2023, arXiv 2305.16264)
+CHECKPOINTS_AT_ONCE = 3  # of a running trial: the two that are kept, and the next as it is written
+RECORD_BYTES = 1_500  # of one replica at one evaluation
+REPORT_BYTES = 6_000_000  # the page with its plotting library, and the figures
+MOST_UNASKED_SECONDS, MOST_UNASKED_MONEY = 3600, 10
+SPREADS = 2  # standard deviations to either side: 19 times out of 20
+
+
+class Circumstances(NamedTuple):
+    """Where a plan would run, and what is known there."""
+
+    device_name: str
+    devices: int  # GPUs, or processors where there are none
+    on_gpu: bool
+    slots: int  # trials side by side
+    known: tuple[Measured, ...]  # of this device
+    corpus_tokens: int | None  # of the training split; None until it is tokenized
+    price: float | None = None  # of a device for an hour
+    unknown_machine: bool = False  # a cluster, whose devices show only when it runs
+
+
+class Interval(BaseModel):
+    """An expected number, and what it lies between 19 times out of 20 as far as the measurements tell."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    low: float
+    expected: float
+    high: float
+
+
+class TrialForecast(BaseModel):
+    """What one trial takes, all its replicas together; `seconds` is None where nothing alike was measured."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    replicas: int
+    flops: int
+    memory_bytes: int
+    tokens_per_parameter: float
+    epochs: float | None
+    seconds: Interval | None
+    measured: bool  # this very shape was
+
+
+class Disk(BaseModel):
+    """Bytes that a sweep needs: checkpoints while trials run, then the best model of each and the records with their report."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    checkpoints: int
+    models: int
+    records: int
+
+
+class Forecast(BaseModel):
+    """The plan's price. Times and money are of the trials that have not finished; everything else is of the whole plan."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    device_name: str
+    devices: int
+    on_gpu: bool
+    slots: int
+    trials: tuple[TrialForecast, ...]
+    seconds_in_sum: Interval | None  # one trial after another
+    seconds: Interval | None  # from the first trial's begin to the last one's end
+    device_hours: Interval | None
+    money: Interval | None
+    disk: Disk
+    basis: str  # what the times rest on, or why there are none
+    detectable: str | None  # what difference the seeds find, where that was asked
+    warnings: tuple[str, ...]
+
+
+def forecast(
+    plan: Plan, where: Circumstances, left: Sequence[Trial] | None = None, detectable: str | None = None, warnings: Sequence[str] = ()
+) -> Forecast:
+    """The plan's forecast, its times those of the trials that are `left` (default: all), split for the slots as a run splits them;
+    `detectable` and `warnings` are what others found out."""
+    trials = tuple(_trial(trial, where) for trial in plan.trials)
+    parts = [_trial(trial, where).seconds for trial in _parts(plan, where, left)]
+    seconds = [each for each in parts if each is not None]
+    complete = len(seconds) == len(parts)
+    whole = _each(seconds, lambda values: makespan(values, where.slots)) if complete else None
+    hours = _scaled(whole, where.devices / 3600)
+    return Forecast(
+        device_name=where.device_name,
+        devices=where.devices,
+        on_gpu=where.on_gpu,
+        slots=where.slots,
+        trials=trials,
+        seconds_in_sum=_each(seconds, sum) if complete else None,
+        seconds=whole,
+        device_hours=hours,
+        money=_scaled(hours, where.price),
+        disk=_disk(plan, where.slots),
+        basis=_basis(trials, where),
+        detectable=detectable,
+        warnings=(*_warnings(plan, where.corpus_tokens), *warnings),
+    )
+
+
+def is_large(forecast: Forecast) -> bool:
+    """Whether to ask before it is spent: over an hour of the machine, or more money than MOST_UNASKED_MONEY."""
+    hours = forecast.seconds is not None and forecast.seconds.expected > MOST_UNASKED_SECONDS
+    return hours or (forecast.money is not None and forecast.money.expected > MOST_UNASKED_MONEY)
+
+
+def _parts(plan: Plan, where: Circumstances, left: Sequence[Trial] | None) -> Sequence[Trial]:
+    trials = plan.trials if left is None else left
+    return split(trials, where.slots, plan.corpus_id) if trials else []
+
+
+def _each(intervals: Sequence[Interval], combine: Callable[[list[float]], float]) -> Interval:
+    """What becomes of all low ends, all expected ones and all high ones: errors of one device point one way."""
+    low, expected, high = (combine([getattr(each, end) for each in intervals]) for end in ("low", "expected", "high"))
+    return Interval(low=low, expected=expected, high=high)
+
+
+def _scaled(interval: Interval | None, by: float | None) -> Interval | None:
+    if interval is None or by is None:
+        return None
+    return Interval(low=interval.low * by, expected=interval.expected * by, high=interval.high * by)
+
+
+def _trial(trial: Trial, where: Circumstances) -> TrialForecast:
+    found, tokens = rate(trial.config, where.known), trial.cost.train_tokens
+    return TrialForecast(
+        id=trial.id,
+        replicas=len(trial.replicas),
+        flops=trial.cost.flops * len(trial.replicas),
+        memory_bytes=trial.memory_bytes,
+        tokens_per_parameter=tokens / trial.cost.parameters,
+        epochs=tokens / where.corpus_tokens if where.corpus_tokens else None,
+        seconds=_seconds(trial, found, set_up_seconds(where.known)) if found else None,
+        measured=found is not None and found.exact,
+    )
+
+
+def _seconds(trial: Trial, found: Rate, set_up: float) -> Interval:
+    """All its replicas' training, its evaluations (a token forward takes a third of one in training), and its set-up."""
+    config, tokens = trial.config, trial.cost.train_tokens
+    evaluations = min(config.num_evaluations, tokens // config.tokens_per_step)
+    per_rate = len(trial.replicas) * (tokens + evaluations * config.eval_tokens / 3)
+    expected, off = per_rate * found.seconds_per_token, exp(SPREADS * found.spread)
+    return Interval(low=set_up + expected / off, expected=set_up + expected, high=set_up + expected * off)
+
+
+def _disk(plan: Plan, slots: int) -> Disk:
+    states = sorted((4 * 3 * trial.cost.parameters * len(trial.replicas) for trial in plan.trials), reverse=True)  # weights, two moments
+    evaluations = sum(len(trial.replicas) * trial.config.num_evaluations for trial in plan.trials)
+    return Disk(
+        checkpoints=CHECKPOINTS_AT_ONCE * sum(states[:slots]),
+        models=sum(4 * trial.cost.parameters for trial in plan.trials),
+        records=RECORD_BYTES * evaluations + REPORT_BYTES,
+    )
+
+
+def _basis(trials: Sequence[TrialForecast], where: Circumstances) -> str:
+    if where.unknown_machine:
+        return "unknown: the cluster's devices show only when it runs"
+    if not where.known:
+        return f"unknown: nothing was measured on {where.device_name}; --measure trains each shape for a few seconds"
+    if any(each.seconds is None for each in trials):
+        return f"unknown: nothing of this precision was measured on {where.device_name}; --measure trains each shape for a few seconds"
+    exact = sum(each.measured for each in trials)
+    lines = f"{len(where.known)} measurement{'s' if len(where.known) > 1 else ''} on {where.device_name}"
+    return f"from {lines}, which have the shapes of {exact} of the {len(trials)} trials"
+
+
+def _warnings(plan: Plan, corpus_tokens: int | None) -> list[str]:
+    found = []
+    longest = max(trial.cost.train_tokens for trial in plan.trials)
+    if corpus_tokens and longest > MANY_EPOCHS * corpus_tokens:
+        found.append(
+            f"{longest / corpus_tokens:.1f} passes over {corpus_tokens:,} training tokens, more than {MANY_EPOCHS}: repeated text teaches "
+            "less. Give more text by dataset, or fewer tokens by max_tokens."
+        )
+    thinnest = min(trial.cost.train_tokens / trial.cost.parameters for trial in plan.trials)
+    if thinnest < FEW_TOKENS_PER_PARAMETER:
+        found.append(
+            f"{thinnest:.2g} tokens per parameter at the least, below {FEW_TOKENS_PER_PARAMETER}: "
+            "the answer is about this budget, not about longer training."
+        )
+    return found

@@ -1,0 +1,147 @@
+"""Throughput: what training took on each device, a line of JSON per trial or measurement, and what other shapes are predicted to take."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from math import exp, log, sqrt
+from statistics import linear_regression, median, stdev, variance
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+
+from archsweep.config import TRAINER_VERSION, ExperimentConfig
+from archsweep.planning.cost import work_per_token
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+THROUGHPUT_FILE = "throughput.jsonl"  # in the folder of the tokenized corpora
+# What decides how long a token takes.
+SHAPE_FIELDS = (
+    "family", "num_layers", "num_heads", "head_dim", "hidden_size", "ffn_size", "context_length", "vocab_size",
+    "dropout", "model_overrides", "batch_size", "gradient_accumulation_steps", "micro_batch_size", "precision",
+    "allow_tf32", "gradient_checkpointing", "compile",
+)  # fmt: skip
+SHORTEST_SECONDS = 2.0  # of a trial's training: less tells of its first steps alone
+
+# Spreads are standard deviations of the logarithm. Where too few measurements tell them, these hold.
+SAME_SHAPE, OTHER_SHAPE, LEAST_SPREAD = 0.1, 0.3, 0.05
+BEYOND = 0.2  # more for each factor of e that a shape lies beyond what was measured
+
+
+class Measured(BaseModel):
+    """What one token of one replica took, in training a shape on a device; `other_seconds` are those of its trial outside of training."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    by: Literal["trial", "measurement"]
+    device_name: str
+    precision: str  # that matrix products were computed in
+    trainer_version: int = TRAINER_VERSION
+    shape: dict[str, JsonValue]
+    replicas: int
+    stack_size: int
+    work_per_token: int
+    seconds_per_token: float
+    evaluated_tokens: int = 0  # of all replicas
+    other_seconds: float | None = None
+
+
+class Rate(NamedTuple):
+    """Predicted seconds per token and replica, the standard deviation of their logarithm, and whether this very shape was measured."""
+
+    seconds_per_token: float
+    spread: float
+    exact: bool
+
+
+def shape_of(config: ExperimentConfig) -> dict[str, JsonValue]:
+    """The fields that decide how long a token takes."""
+    fields = config.to_dict()
+    return {name: fields[name] for name in SHAPE_FIELDS}
+
+
+def measured(config: ExperimentConfig, by: Literal["trial", "measurement"], **facts: JsonValue) -> Measured:
+    """A line for `config`; `facts` are Measured's other fields."""
+    return Measured.model_validate({"by": by, "shape": shape_of(config), "work_per_token": work_per_token(config), **facts})
+
+
+def load(cache_dir: Path) -> list[Measured]:
+    """Every whole line by the present trainer, in the order they were written."""
+    try:
+        lines = (cache_dir / THROUGHPUT_FILE).read_bytes().split(b"\n")
+    except OSError:
+        return []  # a cache: what cannot be read there is as good as missing
+    found = [line for line in map(_parsed, lines) if line is not None]
+    return [line for line in found if line.trainer_version == TRAINER_VERSION]
+
+
+def _parsed(line: bytes) -> Measured | None:
+    try:
+        return Measured.model_validate_json(line)
+    except ValidationError:
+        return None  # torn by a kill, or another version's
+
+
+def append(cache_dir: Path, line: Measured) -> None:
+    """Add a line, whole whoever else writes there. Raises OSError where the folder cannot be written."""
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(line.model_dump(mode="json"))
+    file = os.open(cache_dir / THROUGHPUT_FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(file, f"\n{text}\n".encode())  # a line that a kill has torn stays alone
+    finally:
+        os.close(file)
+
+
+def first_measurement(config: ExperimentConfig, device_name: str, known: Sequence[Measured]) -> float | None:
+    """Seconds per token of this shape as they were first measured, so that a plan that rests on them stays as it is; None without."""
+    shape = shape_of(config)
+    lines = (line for line in known if line.by == "measurement" and line.device_name == device_name and line.shape == shape)
+    return next((line.seconds_per_token for line in lines), None)
+
+
+def rate(config: ExperimentConfig, known: Sequence[Measured]) -> Rate | None:
+    """What `config` is predicted to take on the device that `known` is of; None where nothing alike was measured.
+
+    The same shape counts alone where it was measured. Else seconds follow work by a power of it, fitted to the logarithms.
+    """
+    shape = shape_of(config)
+    exact = [log(line.seconds_per_token) for line in known if line.shape == shape]
+    if exact:
+        return Rate(exp(median(exact)), _spread_of_repeats(known), exact=True)
+    alike = [line for line in known if line.shape.get("precision") == config.precision]
+    return _fitted(log(work_per_token(config)), alike) if alike else None
+
+
+def _fitted(x: float, lines: Sequence[Measured]) -> Rate:
+    xs = [log(line.work_per_token) for line in lines]
+    ys = [log(line.seconds_per_token) for line in lines]
+    slope = linear_regression(xs, ys).slope if len(set(xs)) > 2 and max(xs) - min(xs) > log(2) else 1.0
+    residuals = [y - slope * x for x, y in zip(xs, ys, strict=True)]
+    beyond = max(0.0, x - max(xs), min(xs) - x)
+    spread = max(LEAST_SPREAD, stdev(residuals)) if len(residuals) > 2 else OTHER_SHAPE
+    return Rate(exp(slope * x + median(residuals)), spread + BEYOND * beyond, exact=False)
+
+
+def _spread_of_repeats(known: Sequence[Measured]) -> float:
+    """How far measurements of one shape lie apart on this device, pooled over its shapes."""
+    shapes: defaultdict[str, list[float]] = defaultdict(list)
+    for line in known:
+        shapes[repr(line.shape)].append(log(line.seconds_per_token))
+    degrees = sum(len(repeats) - 1 for repeats in shapes.values())
+    squares = sum((len(repeats) - 1) * variance(repeats) for repeats in shapes.values() if len(repeats) > 1)
+    return max(LEAST_SPREAD, sqrt(squares / degrees)) if degrees > 1 else SAME_SHAPE
+
+
+def set_up_seconds(known: Sequence[Measured]) -> float:
+    """What a trial takes beside training and evaluation (a token forward takes a third of one in training), in the median; 0 if unknown."""
+    rests = [
+        max(0.0, line.other_seconds - line.evaluated_tokens * line.seconds_per_token / 3)
+        for line in known
+        if line.other_seconds is not None
+    ]
+    return median(rests) if rests else 0.0

@@ -1,0 +1,49 @@
+"""Are there seeds enough: the smallest difference found, against the paired t-test's known power, and the spread that sweeps recorded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from archsweep.analysis.power import ASSUMED, Spread, power_of, recorded_spread
+from tests.sweep_folder import write_sweep
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+# Power of the paired t-test at 80 %, in standard deviations of the paired difference.
+@pytest.mark.parametrize(("seeds", "smallest"), [(3, 3.26), (4, 2.12), (5, 1.68), (6, 1.43), (8, 1.16), (10, 1.00), (16, 0.75)])
+def test_two_variants_find_what_the_paired_t_test_finds(seeds: int, smallest: float) -> None:
+    spread = Spread(deviation=1.0, loss=4.0, source="planted")
+    assert f"find a difference of {smallest:.2g} nats/token" in power_of(5.0, False, seeds, 2, spread).found
+    assert power_of(smallest + 0.01, False, seeds, 2, spread).warning is None
+    assert power_of(smallest - 0.01, False, seeds, 2, spread).warning is not None
+
+
+def test_a_part_of_the_loss_is_a_difference_in_nats_and_the_seeds_that_it_takes_are_told() -> None:
+    spread = Spread(deviation=0.01, loss=4.0, source="planted")
+    # 0.25 % of 4 nats is one standard deviation: ten seeds.
+    warning = power_of(0.0025, True, 3, 2, spread).warning
+    assert warning == "too few seeds to find a difference of 0.01 nats/token: 10 seeds would: --set repeat=10."
+    assert "more than 1000 seeds would" in str(power_of(1e-9, True, 3, 2, spread).warning)
+
+
+def sweep(folder: Path, spread: float, **changes: Any) -> Path:
+    def loss(variant: Any, rate: float, seed: int) -> float:
+        return 4 + rate + spread * (1 if seed == variant["num_layers"] - 1 else -1)
+
+    return write_sweep(folder, [{"num_layers": 1}, {"num_layers": 2}], loss, seeds=(0, 1), name=folder.name, **changes)
+
+
+def test_the_sweeps_own_spread_counts_first_then_that_of_the_sweep_of_most_alike_cost(tmp_path: Path) -> None:
+    own, small, large = tmp_path / "own", sweep(tmp_path / "small", 0.2), sweep(tmp_path / "large", 0.05, parameters=lambda variant: 10**8)
+    others = [small, large, tmp_path / "no_sweep"]
+    assert recorded_spread(own, [], 1e10) is ASSUMED
+    assert recorded_spread(own, others, 1e10).source == "as in small"
+    assert recorded_spread(own, others, 1e15).source == "as in large"
+    # The paired differences are plus and minus twice the spread.
+    assert recorded_spread(own, others, 1e10).deviation == pytest.approx(2 * 0.2 * 2**0.5)
+    sweep(own, 0.1)
+    assert recorded_spread(own, others, 1e10).source == "as in own"

@@ -1,0 +1,179 @@
+"""The forecast: times, money and disk by hand, warnings where they are due, and a table that a terminal holds."""
+
+from __future__ import annotations
+
+import json
+from io import StringIO
+from math import exp
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from archsweep.config import ExperimentConfig
+from archsweep.planning import throughput
+from archsweep.planning.find import find
+from archsweep.planning.forecast import SPREADS, Circumstances, forecast, is_large
+from archsweep.planning.plan import Plan, make_plan
+from archsweep.planning.table import as_json, duration, facts, table
+from archsweep.space import Budget, Choice, Space
+
+BASE = ExperimentConfig(num_layers=2, num_heads=4, head_dim=16, context_length=64, batch_size=16, max_tokens=102_400)
+
+
+def plan(layers: tuple[int, ...] = (1, 2), **changes: Any) -> Plan:
+    fields: dict[str, Any] = {"base": BASE, "compare": {"num_layers": Choice(*layers)}, "repeat": 2}
+    return make_plan("sweep", "Why?", Space(**(fields | changes)), "corpus")
+
+
+def where(known: list[throughput.Measured] | None = None, **changes: Any) -> Circumstances:
+    facts: dict[str, Any] = {"device_name": "a processor", "devices": 2, "on_gpu": False, "slots": 2, "corpus_tokens": None}
+    return Circumstances(known=tuple(known or ()), **(facts | changes))
+
+
+def measured(plan: Plan, **seconds: float) -> list[throughput.Measured]:
+    """A line for each trial, the seconds per token by its layers as l1, l2, …"""
+    return [
+        throughput.measured(
+            trial.config, "trial", device_name="a processor", precision="fp32", replicas=2, stack_size=2,
+            seconds_per_token=seconds[f"l{trial.config.num_layers}"],
+        )
+        for trial in plan.trials
+    ]  # fmt: skip
+
+
+def test_times_add_up_one_after_another_and_side_by_side() -> None:
+    made = plan(layers=(1, 2, 4), repeat=1)
+    told = forecast(made, where(measured(made, l1=1e-4, l2=2e-4, l4=5e-4), price=3.0))
+    # Of each replica: 102,400 tokens, and 4 evaluations of 32,768 at a third.
+    tokens = 102_400 + 4 * 32_768 / 3
+    one, two, four = (tokens * rate for rate in (1e-4, 2e-4, 5e-4))
+    assert told.seconds_in_sum is not None
+    assert told.seconds is not None
+    assert told.device_hours is not None
+    assert told.money is not None
+    assert told.seconds_in_sum.expected == pytest.approx(one + two + four)
+    assert told.seconds.expected == pytest.approx(four), "the longest is begun first, the others beside it"
+    assert told.device_hours.expected == pytest.approx(2 * four / 3600)
+    assert told.money.expected == pytest.approx(3 * 2 * four / 3600)
+    off = exp(SPREADS * throughput.SAME_SHAPE)
+    assert (told.seconds.low, told.seconds.high) == pytest.approx((four / off, four * off))
+    assert "which have the shapes of 3 of the 3 trials" in told.basis
+
+
+def test_only_what_is_left_takes_time() -> None:
+    made = plan(repeat=1)
+    known = measured(made, l1=1e-4, l2=2e-4)
+    told = forecast(made, where(known), left=made.trials[1:])
+    assert told.seconds == told.seconds_in_sum == told.trials[1].seconds
+    none_left = forecast(made, where(known), left=[])
+    assert none_left.seconds is not None
+    assert none_left.seconds.high == 0
+
+
+def test_a_trial_that_a_run_would_split_takes_the_slots_together() -> None:
+    made = plan(layers=(1,), repeat=4)
+    told = forecast(made, where(measured(made, l1=1e-4)))
+    assert told.seconds is not None
+    assert told.seconds_in_sum is not None
+    assert told.seconds.expected == pytest.approx(told.seconds_in_sum.expected / 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, "nothing was measured on a processor; --measure trains each shape for a few seconds"),
+        ({"unknown_machine": True}, "the cluster's devices show only when it runs"),
+    ],
+)
+def test_where_nothing_was_measured_no_time_is_told(changes: dict[str, Any], told: str) -> None:
+    found = forecast(plan(), where(**changes))
+    assert (found.seconds, found.seconds_in_sum, found.device_hours, found.money) == (None, None, None, None)
+    assert told in next(facts(found))
+
+
+def test_disk_is_checkpoints_of_what_runs_at_once_a_model_of_each_trial_and_the_records() -> None:
+    made = plan()
+    one, two = sorted(trial.cost.parameters for trial in made.trials)
+    told = forecast(made, where(slots=1)).disk
+    assert told.checkpoints == 3 * 2 * 12 * two  # three of them, of two replicas, each weights and two moments in float32
+    assert told.models == 4 * (one + two)
+    assert 6_000_000 < told.records < 7_000_000
+
+
+def test_epochs_and_tokens_per_parameter_are_told_and_warned_of() -> None:
+    made = plan()
+    parameters = max(trial.cost.parameters for trial in made.trials)
+    few = forecast(made, where(corpus_tokens=20_000))
+    assert [trial.epochs for trial in few.trials] == [5.12, 5.12]
+    assert any(warning.startswith("5.1 passes over 20,000 training tokens, more than 4") for warning in few.warnings)
+    assert any(warning.startswith(f"{102_400 / parameters:.2g} tokens per parameter") for warning in few.warnings)
+    long = plan(base=BASE.copy(max_tokens=6 * 102_400 * 2))
+    assert forecast(long, where(corpus_tokens=10**6)).warnings == ()
+    assert forecast(made, where()).trials[0].epochs is None
+
+
+def test_only_a_large_sweep_is_asked_about() -> None:
+    made = plan()
+    hour = measured(made, l1=0.05, l2=0.05)  # 292,182 tokens in sum at 50 ms
+    minute = measured(made, l1=1e-4, l2=1e-4)
+    assert is_large(forecast(made, where(hour)))
+    assert not is_large(forecast(made, where(minute)))
+    assert is_large(forecast(made, where(minute, price=10_000)))
+    assert not is_large(forecast(made, where())), "of what is unknown nothing is claimed"
+
+
+def shown(made: Plan, told: Any) -> list[str]:
+    text = StringIO()
+    Console(width=140, file=text).print(table(made, told))
+    return text.getvalue().splitlines()
+
+
+def test_the_default_plan_is_a_table_that_140_columns_hold() -> None:
+    space = find("heads_vs_layers").space
+    made = make_plan("heads_vs_layers", "", space, "corpus")
+    known = [
+        throughput.measured(
+            trial.config, "trial", device_name="a processor", precision="fp32", replicas=12, stack_size=6, seconds_per_token=2e-5
+        )
+        for trial in made.trials
+    ]
+    lines = shown(made, forecast(made, where(known, corpus_tokens=4_000_000)))
+    assert max(len(line.rstrip()) for line in lines) <= 120
+    [row] = [line.split() for line in lines if line.split()[:2] == ["2", "4"]]
+    # Width 44 and 189 within: parameters in the three conventions, by hand.
+    d, f = 44, 189
+    blocks = 2 * (4 * d * d + 2 * d * f + f + 9 * d) + 2 * d
+    assert row[2:7] == ["44", "189", f"{blocks + (512 + 64) * d:,}", f"{blocks:,}", f"{12 * 2 * d * d:,}"]
+    assert "every variant: 12 replicas, 102,400 tokens, 0.026 epochs" in "\n".join(lines)
+
+
+def test_a_variant_of_several_trials_is_one_row_with_all_its_replicas() -> None:
+    made = plan(layers=(1,), repeat=4)
+    [trial] = made.trials
+    parts = tuple(
+        trial.model_copy(update={"id": name, "replicas": trial.replicas[half]}) for name, half in (("a", slice(2)), ("b", slice(2, 4)))
+    )
+    split = made.model_copy(update={"trials": parts})
+    lines = shown(split, forecast(split, where(measured(made, l1=1e-4))))
+    assert "every variant: 2 trials each, 4 replicas" in "\n".join(lines)
+    # 4 replicas of 146,091 tokens' worth at 0.1 ms.
+    assert any(line.split()[:1] == ["1"] and "58 s" in line for line in lines)
+
+
+def test_json_holds_the_plan_and_its_forecast() -> None:
+    made = plan(compare={"num_heads": Choice(4, 512)}, budget=Budget("non_embedding_parameters", 100_000))
+    told = json.loads(as_json(made, forecast(made, where(corpus_tokens=10**6))))
+    assert Plan.model_validate({name: value for name, value in told.items() if name != "forecast"}) == made
+    assert told["refused"][0]["variant"] == {"num_heads": 512}
+    [trial] = told["forecast"]["trials"]
+    assert trial["id"] == told["trials"][0]["id"]
+    assert trial["epochs"] == 0.1024
+    assert trial["seconds"] is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(3.21, "3.2 s"), (80, "80 s"), (150, "2.5 min"), (5400, "1.5 h"), (36_000, "10 h"), (864_000, "10.0 days")]
+)
+def test_a_time_is_told_in_the_unit_that_suits_it(seconds: float, told: str) -> None:
+    assert duration(seconds) == told
