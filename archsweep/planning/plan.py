@@ -6,7 +6,7 @@ from itertools import product
 from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf, JsonValue, ValidationError
 
 from archsweep.atomic import write_atomically
 from archsweep.config import TUNABLE, ExperimentConfig, Replica, label
@@ -15,9 +15,9 @@ from archsweep.planning.budget import solve
 from archsweep.planning.cost import Cost, cost
 from archsweep.planning.grid import Refusal, Variant, grid
 from archsweep.planning.memory import stack_memory_bytes
-from archsweep.space import Budget, Space
+from archsweep.space import Budget, Optuna, Space
 
-__all__ = ["Cost", "Plan", "Refusal", "Replica", "Trial", "make_plan"]
+__all__ = ["Cost", "Plan", "Point", "Refusal", "Replica", "Trial", "make_plan"]
 
 
 class Trial(BaseModel):
@@ -42,8 +42,23 @@ class Trial(BaseModel):
         return stack_memory_bytes(self.config, 1 if self.config.gradient_checkpointing else len(self.replicas)).total
 
 
+class Point(BaseModel):
+    """A search's suggestion, in its sampler's words: the trial that has its result (where `duplicate`, an earlier point's), or why none."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    params: dict[str, JsonValue]
+    attributes: dict[str, JsonValue] = {}  # what the sampler noted of it
+    trial: str | None = None
+    duplicate: bool = False
+    refused: str | None = None
+
+
 class Plan(BaseModel):
-    """Every trial that will run, those that take longest first, and every variant that will not, with the reason."""
+    """Every trial that will run, those that take longest first, and every variant that will not, with the reason.
+
+    A search's plan grows: its first trials are known before anything runs, and each suggestion adds to `points` and `trials`, in order.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -57,6 +72,16 @@ class Plan(BaseModel):
     corpus_id: str
     trials: tuple[Trial, ...]
     refused: tuple[Refusal, ...]
+    early_stopping: str | None = None
+    method: Optuna | None = None
+    ranges: dict[str, str] = {}  # of a search: what it may choose for each compared field
+    points: tuple[Point, ...] = ()
+    space: InstanceOf[Space] | None = Field(None, exclude=True, repr=False)  # what made the plan; one that was read from a file has none
+
+    @property
+    def size(self) -> int:
+        """The trials that will have run at the end."""
+        return max(len(self.trials), self.method.trials) if self.method else len(self.trials)
 
     def save(self, path: str | Path) -> Path:
         """Write the plan as JSON to `path`, whole or not at all; returns the path."""
@@ -76,14 +101,7 @@ def make_plan(name: str, question: str, space: Space, corpus_id: str, command: s
 
     Raises SpaceError where no variant is left, ConfigError where the name cannot name a folder.
     """
-    variants = _within_budget(space, grid(space))
-    trials = [_trial(name, space, variant, corpus_id) for variant in variants if isinstance(variant, Variant)]
-    refused = [variant for variant in variants if isinstance(variant, Refusal)]
-    if not trials:
-        reasons = "\n".join(f"  - {label(refusal.variant)}: {refusal.reason}" for refusal in refused)
-        raise SpaceError(f"{name}: none of the {len(refused)} variants can be trained\n{reasons}")
-    trials.sort(key=lambda trial: -trial.cost.work * len(trial.replicas))
-    return Plan(
+    plan = Plan(
         name=name,
         question=question,
         command=command,
@@ -92,9 +110,49 @@ def make_plan(name: str, question: str, space: Space, corpus_id: str, command: s
         repeat=space.repeat,
         budget=space.budget,
         corpus_id=corpus_id,
-        trials=tuple(trials),
-        refused=tuple(refused),
+        trials=(),
+        refused=(),
+        early_stopping=space.early_stopping and repr(space.early_stopping),
+        space=space,
     )
+    plan = _first_points(plan, space) if space.method else plan.model_copy(update=_whole_grid(plan, space))
+    if not plan.trials:
+        reasons = "\n".join(f"  - {label(refusal.variant)}: {refusal.reason}" for refusal in plan.refused)
+        raise SpaceError(f"{name}: none of the {len(plan.refused)} variants can be trained\n{reasons}")
+    return plan
+
+
+def _first_points(plan: Plan, space: Space) -> Plan:
+    from archsweep.planning.search import Search  # optuna takes a second to import
+
+    ranges = {name: repr(values) for name, values in space.compare.items()}
+    return Search(plan.model_copy(update={"method": space.method, "ranges": ranges})).begin()
+
+
+def _whole_grid(plan: Plan, space: Space) -> dict[str, object]:
+    variants = settled(space, grid(space))
+    trials = [trial_of(plan, space, variant) for variant in variants if isinstance(variant, Variant)]
+    # Which variants early stopping lets go on depends on who comes first, so none of them may be sorted by what is compared.
+    trials.sort(key=lambda trial: trial.id if space.early_stopping else -trial.cost.work * len(trial.replicas))
+    return {"trials": tuple(trials), "refused": tuple(variant for variant in variants if isinstance(variant, Refusal))}
+
+
+def settled(space: Space, variants: list[Variant | Refusal]) -> list[Variant | Refusal]:
+    """The variants as they would train, in the same order: with the budget's sizes, and refused where that or `constrain` forbids them."""
+    return [_constrained(space, variant) for variant in _within_budget(space, variants)]
+
+
+def _constrained(space: Space, variant: Variant | Refusal) -> Variant | Refusal:
+    if space.constrain is None or isinstance(variant, Refusal):
+        return variant
+    try:
+        reason = space.constrain(variant.config)
+    except Exception as error:
+        told = f"it raised {type(error).__name__}: {error} for {variant.values}"
+        raise SpaceError(f"constrain must return a reason or None, {told}.") from error
+    if reason is not None and not isinstance(reason, str):
+        raise SpaceError(f"constrain must return a reason as text or None, got {reason!r} for {variant.values}.")
+    return variant if reason is None else Refusal(variant=variant.values, reason=reason or "constrain refuses it")
 
 
 def _within_budget(space: Space, variants: list[Variant | Refusal]) -> list[Variant | Refusal]:
@@ -112,15 +170,16 @@ def _settled(variant: Variant, solution: ExperimentConfig | str) -> Variant | Re
     return Variant(variant.values, solution)
 
 
-def _trial(name: str, space: Space, variant: Variant, corpus_id: str) -> Trial:
-    config = variant.config.copy(experiment_name=name)
+def trial_of(plan: Plan, space: Space, variant: Variant) -> Trial:
+    """The variant with all its replicas, as a trial of this plan."""
+    config = variant.config.copy(experiment_name=plan.name)
     price = cost(config)
     if space.budget is not None:
         audited = getattr(price, space.budget.kind)
         assert space.budget.allows(audited), f"solved to {audited} for {space.budget}"
     replicas = _replicas(space, config)
     content = [replica.model_dump(mode="json") for replica in replicas]
-    return Trial(id=config.content_id(content, corpus_id), variant=variant.values, config=config, replicas=replicas, cost=price)
+    return Trial(id=config.content_id(content, plan.corpus_id), variant=variant.values, config=config, replicas=replicas, cost=price)
 
 
 def _replicas(space: Space, config: ExperimentConfig) -> tuple[Replica, ...]:
