@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from archsweep.pipeline import Question
+    from archsweep.pipeline import Machine, Question
     from archsweep.planning.plan import Plan
 
 # Each command imports what it needs when it runs, so that --help answers at once.
@@ -70,17 +71,8 @@ def sweep(
     _print_plan(planned, console)
     if dry_run:
         return 0
-    folder = pipeline.sweep_folder(results, planned.name)
-    try:
-        pipeline.run(planned, folder, pipeline.Machine(num_cpus, num_gpus, address, serial, cache), console)
-        rows, _ = pipeline.collect(folder)
-        _print_answer(folder, console)
-    except KeyboardInterrupt:
-        if pipeline.is_sweep(folder):
-            pipeline.collect(folder)
-        _say(f"Interrupted. What was recorded is in {folder}; the same command goes on from there.", sys.stderr)
-        return EXIT_INTERRUPTED
-    return EXIT_FAILED if (rows["status"] == "failed").any() else 0
+    machine = pipeline.Machine(num_cpus, num_gpus, address, serial, cache)
+    return _run(planned, pipeline.sweep_folder(results, planned.name), machine, console)
 
 
 @app.command
@@ -127,15 +119,16 @@ def train(
     results: Results = Path("results"),
     cache: Cache = None,
 ) -> int:
-    """Train one config in this process, without Ray; leaves its results and its model."""
+    """Train one config in this process, as a sweep of one trial: the same command again goes on where it stopped."""
     from archsweep import pipeline
     from archsweep.config import ExperimentConfig
     from archsweep.planning import find
 
     experiment = find.with_settings(ExperimentConfig.load(config), _parse(settings))
-    folder = pipeline.train_one(experiment, pipeline.sweep_folder(results, experiment.experiment_name), cache, _say)
-    _say(f"config, results and model: {folder}")
-    return 0
+    options = [word for setting in settings or [] for word in ("--set", setting)]
+    planned = pipeline.plan_one(experiment, cache, shlex.join(["python", "-m", "archsweep", "train", str(config), *options]))
+    folder = pipeline.sweep_folder(results, planned.name)
+    return _run(planned, folder, pipeline.Machine(serial=True, cache_dir=cache), _console())
 
 
 @app.command
@@ -148,6 +141,22 @@ def spaces() -> int:
     for name, question in shipped.items():
         _say(f"{name:<{width}}  {question}")
     return 0
+
+
+def _run(planned: Plan, folder: Path, machine: Machine, console: Console) -> int:
+    """Run, collect, report; what the command ends with."""
+    from archsweep import pipeline
+
+    try:
+        pipeline.run(planned, folder, machine, console)
+        rows, _ = pipeline.collect(folder)
+        _print_answer(folder, console)
+    except KeyboardInterrupt:
+        if pipeline.is_sweep(folder):
+            pipeline.collect(folder)
+        _say(f"Interrupted. What was recorded is in {folder}; the same command goes on from there.", sys.stderr)
+        return EXIT_INTERRUPTED
+    return EXIT_FAILED if (rows["status"] == "failed").any() else 0
 
 
 def _sweep_at(sweep: str, results: Path) -> Path:

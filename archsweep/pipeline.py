@@ -17,12 +17,12 @@ from archsweep.atomic import must_be_writable
 from archsweep.config import FAMILIES, NAME_PATTERN, label
 from archsweep.errors import ConfigError, MachineError, RecordError, SpaceError, nearest
 from archsweep.planning import find
-from archsweep.planning.plan import Plan, make_plan
+from archsweep.planning.plan import Plan, make_plan, make_single_plan
 from archsweep.records.schema import CONFIG_FILE, MODEL_FOLDER, PLAN_FILE, TRIALS_FOLDER
 from archsweep.training.corpus import identify
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     import pandas as pd
@@ -78,6 +78,15 @@ def plan(question: Question) -> Plan:
     space = find.override(space, question.settings)
     name = question.name or "-".join(filter(None, (found.name, question.base, "smoke" if question.smoke else None)))
     return make_plan(name, found.question, space, identify(space.base.dataset, space.base.tokenizer), question.command)
+
+
+def plan_one(config: ExperimentConfig, cache_dir: Path | None = None, command: str = "") -> Plan:
+    """The plan of one config as it is: one trial of one replica; a length in epochs becomes one in tokens."""
+    from archsweep.training.data import LanguageModelDataset
+
+    if config.max_tokens is None:
+        config = config.copy(max_tokens=LanguageModelDataset(config, cache_dir).steps() * config.tokens_per_step)
+    return make_single_plan(config, identify(config.dataset, config.tokenizer), command)
 
 
 def run(plan: Plan, folder: Path, machine: Machine, console: Console) -> None:
@@ -223,24 +232,3 @@ def _check_overrides(plan: Plan) -> None:
         for trial in plan.trials:
             if trial.config.family in FAMILIES:
                 hugging_face_config(trial.config)
-
-
-def train_one(config: ExperimentConfig, folder: Path, cache_dir: Path | None, say: Callable[[str], object]) -> Path:
-    """Train one config in this process, without Ray, as the library's user would; leaves config, results and model in the folder."""
-    from archsweep import ArchitectureExperiment, ExperimentResults, MetricsTracker
-
-    if is_sweep(folder):
-        raise ConfigError(f"{folder} holds a sweep. Give this experiment a name of its own: --set experiment_name=NAME.")
-    with must_be_writable(folder, OTHER_RESULTS):
-        config.save(folder / CONFIG_FILE)
-    experiment = ArchitectureExperiment(config, output_dir=folder, cache_dir=cache_dir)
-    experiment.setup()
-    tracker = MetricsTracker()
-    for epoch in range(config.num_epochs):
-        train_metrics = experiment.train_epoch(epoch)
-        val_metrics = experiment.evaluate()
-        tracker.add_metrics(train_metrics, val_metrics)
-        losses = f"training loss {train_metrics['loss']:.4f}, validation loss {val_metrics['loss']:.4f}"
-        say(f"epoch {epoch + 1} of {config.num_epochs}: {losses}")
-    results = ExperimentResults(config=config, metrics=tracker.get_all_metrics(), performance_stats=experiment.performance_stats)
-    return results.save(folder)

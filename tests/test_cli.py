@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import signal
@@ -203,14 +202,30 @@ def test_a_results_folder_that_cannot_be_written_ends_with_3(space_file: Path, t
     assert "--results" in said
 
 
-def test_one_config_trains_without_ray_and_leaves_a_model(tiny_text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sizes = {"num_layers": 1, "num_heads": 2, "head_dim": 8, "context_length": 16, "vocab_size": 300}
-    run_of = {"batch_size": 4, "max_tokens": 384, "eval_tokens": 256, "dataset": f"text:{tiny_text}"}
-    config = {"experiment_name": "one", **sizes, **run_of}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    assert run("train", str(tmp_path / "config.json"), "--set", "num_epochs=2", "--results", str(tmp_path)) == 0
-    assert "epoch 2 of 2: training loss" in capsys.readouterr().out
-    assert {"config.json", "results.json", "model"} <= {path.name for path in (tmp_path / "one").iterdir()}
+@pytest.fixture
+def config_file(tiny_config: ExperimentConfig, tmp_path: Path) -> Path:
+    return tiny_config.copy(experiment_name="one").save(tmp_path / "config.json")
+
+
+def test_one_config_trains_in_this_process_and_is_not_trained_twice(
+    config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("train", str(config_file), "--set", "seed=3", "--results", str(tmp_path))
+    assert run(*command) == 0
+    assert capsys.readouterr().out.strip().splitlines()[-1] == f"report: {tmp_path / 'one' / 'report.html'}"
+    (row,) = archsweep.load(tmp_path / "one").itertuples()
+    assert (row.status, row.seed, row.tokens) == ("finished", 3, 384)
+    assert run(*command) == 0
+    assert "1 of 1 trials are finished and stay as they are" in capsys.readouterr().out
+    assert run("export", "one", "experiment_name=one", "--to", str(tmp_path / "model"), "--results", str(tmp_path)) == 0
+
+
+def test_one_config_given_in_epochs_trains_so_many_passes_over_its_text(
+    config_file: Path, tmp_path: Path, tiny_config: ExperimentConfig
+) -> None:
+    batches = len(LanguageModelDataset(tiny_config).get_train_dataloader())
+    assert run("train", str(config_file), "--set", "max_tokens=null", "--set", "num_epochs=2", "--results", str(tmp_path)) == 0
+    assert archsweep.load(tmp_path / "one").step.tolist() == [2 * batches]
 
 
 def test_spaces_lists_the_shipped_questions(capsys: pytest.CaptureFixture[str]) -> None:

@@ -155,6 +155,25 @@ def _constrained(space: Space, variant: Variant | Refusal) -> Variant | Refusal:
     return variant if reason is None else Refusal(variant=variant.values, reason=reason or "constrain refuses it")
 
 
+def make_single_plan(config: ExperimentConfig, corpus_id: str, command: str = "") -> Plan:
+    """The plan of one config as it is, whose length must be given by max_tokens: a sweep of one trial with one replica."""
+    price, content = cost(config), [config.replica.model_dump(mode="json")]
+    variant: dict[str, JsonValue] = {"experiment_name": config.experiment_name}
+    trial = Trial(id=config.content_id(content, corpus_id), variant=variant, config=config, replicas=(config.replica,), cost=price)
+    return Plan(
+        name=config.experiment_name,
+        question=f"How well does {config.experiment_name} train?",
+        command=command,
+        compare=tuple(variant),
+        tune=(),
+        repeat=1,
+        budget=None,
+        corpus_id=corpus_id,
+        trials=(trial,),
+        refused=(),
+    )
+
+
 def _within_budget(space: Space, variants: list[Variant | Refusal]) -> list[Variant | Refusal]:
     """The variants with their sizes solved, in the same order; those that cannot be brought to the budget become refusals."""
     if space.budget is None:

@@ -256,6 +256,19 @@ class LanguageModelDataset:
         self.config = config
         self.corpus = prepare(config, cache_dir)
 
+    def steps(self) -> int:
+        """Optimizer steps of the whole run. Raises DataError where its passes over the text make none."""
+        config = self.config
+        if config.max_tokens is not None:
+            return config.max_tokens // config.tokens_per_step
+        steps = config.num_epochs * len(self.train_windows(config.seed)) // config.gradient_accumulation_steps
+        if not steps:
+            raise DataError(
+                f"{config.dataset}: {config.num_epochs} passes over {self.corpus.train_tokens} training tokens make no step "
+                f"of {config.tokens_per_step} tokens. Give more text, a smaller batch_size, or max_tokens."
+            )
+        return steps
+
     def train_windows(self, seed: int) -> TokenWindows:
         """The training batches of `seed`: the same for every architecture."""
         return TokenWindows(self.corpus.train, self.config.context_length, self.config.batch_size, seed)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from pydantic import JsonValue
 
-from archsweep.errors import ConfigError, DataError
+from archsweep.errors import ConfigError
 from archsweep.extensions import user_metrics
 from archsweep.training.checkpoint import Checkpoints
 from archsweep.training.data import LanguageModelDataset, TokenWindows
@@ -80,7 +80,7 @@ class ArchitectureExperiment:
         self.device = resolve_device(self.config)
         self.data = LanguageModelDataset(self.config, self._cache_dir)
         self.metrics = MetricsCalculator(self.data.corpus.validation_bytes_per_token)
-        self.total_steps = self._count_steps()
+        self.total_steps = self.data.steps()
         self._user_metrics = user_metrics(self.config)
         self._peak_flops = peak_flops(device_name(self.device), precision_used(self.config, self.device))
         reset_peak_memory(self.device)
@@ -98,18 +98,6 @@ class ArchitectureExperiment:
         self._windows = torch.from_numpy(np.array(self.data.evaluation_windows(), dtype=np.int64)).to(self.device)  # (N, T + 1)
         if saved is not None:
             self._restore(*saved)
-
-    def _count_steps(self) -> int:
-        """Optimizer steps of the whole run."""
-        if self.config.max_tokens is not None:
-            return self.config.max_tokens // self.config.tokens_per_step
-        steps = self.config.num_epochs * len(self.data.train_windows(self.config.seed)) // self.config.gradient_accumulation_steps
-        if not steps:
-            raise DataError(
-                f"{self.config.dataset}: {self.config.num_epochs} passes over {self.data.corpus.train_tokens} training tokens make no step "
-                f"of {self.config.tokens_per_step} tokens. Give more text, a smaller batch_size, or max_tokens."
-            )
-        return steps
 
     def _prepare(self, replicas: Sequence[Replica]) -> StackInTraining:
         stack = ReplicaStack(self.config, replicas, self.device)
