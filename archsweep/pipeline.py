@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import re
 import shlex
 import shutil
 import socket
+from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ from archsweep.config import FAMILIES, NAME_PATTERN, label
 from archsweep.errors import ConfigError, MachineError, RecordError, SpaceError, nearest
 from archsweep.planning import find
 from archsweep.planning.plan import Plan, make_plan, make_single_plan
-from archsweep.records.schema import CONFIG_FILE, MODEL_FOLDER, PLAN_FILE, TRIALS_FOLDER
+from archsweep.records.schema import CONFIG_FILE, JOURNAL_FILE, MODEL_FOLDER, PLAN_FILE, TRIALS_FOLDER
 from archsweep.training.corpus import identify
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from archsweep.analysis.compare import Comparison
     from archsweep.config import ExperimentConfig
     from archsweep.planning.plan import Trial
+    from archsweep.planning.search import Search
+    from archsweep.running.early_stopping import EarlyStopping
 
 
 LOCK_FILE = ".lock"
@@ -94,15 +96,15 @@ def run(plan: Plan, folder: Path, machine: Machine, console: Console) -> None:
     from archsweep.running.recorder import unfinished
 
     _check_overrides(plan)
-    with _opened(folder, plan):
+    with _opened(folder, plan) as plan:
         trials = unfinished(plan, folder)
         if skipped := len(plan.trials) - len(trials):
             console.print(f"{skipped} of {len(plan.trials)} trials are finished and stay as they are", highlight=False)
-        if trials:
-            _train(trials, folder, machine, console)
+        if trials or len(plan.trials) < plan.size:
+            _train(plan, trials, folder, machine, console)
 
 
-def _train(trials: list[Trial], folder: Path, machine: Machine, console: Console) -> None:
+def _train(plan: Plan, trials: list[Trial], folder: Path, machine: Machine, console: Console) -> None:
     from archsweep.running import ray_tune, serial
     from archsweep.running.progress import Progress
     from archsweep.running.recorder import Recorder
@@ -110,13 +112,17 @@ def _train(trials: list[Trial], folder: Path, machine: Machine, console: Console
     from archsweep.training.data import prepare
 
     corpus_ids = {
-        trial.id: prepare(trial.config, machine.cache_dir).id for trial in trials
+        trial.id: prepare(trial.config, machine.cache_dir).id for trial in trials or plan.trials[:1]
     }  # before any worker starts: what is wrong with the data shows here
-    progress = Progress(trials, console)
-    recorder = Recorder(folder, progress)
+    if plan.method:  # the texts of a search's later trials are those of its first
+        (corpus_id,) = set(corpus_ids.values())
+        corpus_ids = defaultdict(lambda: corpus_id, corpus_ids)
+    progress = Progress(trials, console, more=plan.size - len(plan.trials))
+    search = _search(plan, folder)
+    recorder = Recorder(folder, progress, search, _early_stopping(plan, folder))
     with progress.shown(), stop_requests(progress.say) as stop:
         if machine.serial:
-            serial.run(trials, corpus_ids, recorder, stop, machine.cache_dir)
+            serial.run(search.trials(trials) if search else trials, corpus_ids, recorder, stop, machine.cache_dir)
         else:
             ray_tune.run(
                 trials,
@@ -127,9 +133,32 @@ def _train(trials: list[Trial], folder: Path, machine: Machine, console: Console
                 num_gpus=machine.num_gpus,
                 address=machine.address,
                 cache_dir=machine.cache_dir,
+                search=search,
             )
     if stop.is_set():
         raise KeyboardInterrupt
+    if search and search.exhausted:
+        console.print(f"{plan.name}: the search found {len(search.plan.trials)} different variants to train and no more", highlight=False)
+
+
+def _search(plan: Plan, folder: Path) -> Search | None:
+    """The search as its records say, each of its suggestions kept in plan.json before it trains; None for a grid."""
+    if plan.method is None:
+        return None
+    from archsweep.planning.search import Search
+    from archsweep.running.recorder import recorded_result
+
+    known = {trial.id: recorded_result(folder / TRIALS_FOLDER / trial.id) for trial in plan.trials}
+    results = {trial: result for trial, result in known.items() if result}
+    return Search(plan, results, lambda grown: grown.save(folder / PLAN_FILE), folder / JOURNAL_FILE)
+
+
+def _early_stopping(plan: Plan, folder: Path) -> EarlyStopping | None:
+    if plan.space is None or plan.space.early_stopping is None:
+        return None
+    from archsweep.running.early_stopping import EarlyStopping
+
+    return EarlyStopping(plan.space.early_stopping, plan.trials, folder)
 
 
 def collect(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -187,8 +216,8 @@ def is_sweep(folder: Path) -> bool:
 
 
 @contextmanager
-def _opened(folder: Path, plan: Plan) -> Iterator[None]:
-    """The sweep's folder, for this process alone. A folder keeps one plan, so that its report answers one question."""
+def _opened(folder: Path, plan: Plan) -> Iterator[Plan]:
+    """The sweep's folder, for this process alone, with the plan that it then holds: a folder's report answers one question."""
     with must_be_writable(folder, OTHER_RESULTS):
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder / LOCK_FILE, "a+")  # noqa: SIM115  # closed below, which is what gives the lock back
@@ -201,27 +230,30 @@ def _opened(folder: Path, plan: Plan) -> Iterator[None]:
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         lock.flush()
-        _check_same(folder / PLAN_FILE, plan)
+        plan = _going_on(folder / PLAN_FILE, plan)
         with must_be_writable(folder, OTHER_RESULTS):
             plan.save(folder / PLAN_FILE)
-        yield
+        yield plan
 
 
-def _check_same(path: Path, plan: Plan) -> None:
-    """Raises SpaceError where `path` holds a plan of other trials."""
+def _going_on(path: Path, plan: Plan) -> Plan:
+    """The plan, a search's with the points that `path` holds of it. Raises SpaceError where `path` holds a plan of other trials."""
     if not path.exists():
-        return
+        return plan
     try:
-        recorded = {trial["id"] for trial in json.loads(path.read_text())["trials"]}
-    except (ValueError, KeyError, TypeError):
+        recorded = Plan.load(path)
+    except RecordError:
         raise SpaceError(
             f"{path} must be a plan and cannot be read. Remove it: the trials beside it stay, and are not trained again."
         ) from None
-    if recorded != {trial.id for trial in plan.trials}:
+    if plan.search_id is not None and recorded.search_id == plan.search_id:
+        return plan.goes_on(recorded)
+    if plan.search_id or recorded.search_id or {trial.id for trial in recorded.trials} != {trial.id for trial in plan.trials}:
         raise SpaceError(
             f"{path.parent} holds another plan than this one: its search space, base, settings or text were different. "
             "Give this sweep a name of its own with --name, or delete the folder."
         )
+    return plan
 
 
 def _check_overrides(plan: Plan) -> None:

@@ -239,7 +239,7 @@ def test_spaces_lists_the_shipped_questions(capsys: pytest.CaptureFixture[str]) 
 def test_what_only_looks_imports_nothing_heavy(words: list[str]) -> None:
     script = (
         "import sys, atexit\n"
-        "atexit.register(lambda: print('HEAVY', sorted({'torch', 'ray', 'pandas', 'transformers'} & set(sys.modules))))\n"
+        "atexit.register(lambda: print('HEAVY', sorted({'torch', 'ray', 'pandas', 'transformers', 'optuna'} & set(sys.modules))))\n"
         "from archsweep.cli import main\n"
         f"main({words!r})"
     )

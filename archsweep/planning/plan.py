@@ -74,6 +74,7 @@ class Plan(BaseModel):
     refused: tuple[Refusal, ...]
     early_stopping: str | None = None
     method: Optuna | None = None
+    search_id: str | None = None  # names what a search asks, whatever its number of trials
     ranges: dict[str, str] = {}  # of a search: what it may choose for each compared field
     points: tuple[Point, ...] = ()
     space: InstanceOf[Space] | None = Field(None, exclude=True, repr=False)  # what made the plan; one that was read from a file has none
@@ -82,6 +83,10 @@ class Plan(BaseModel):
     def size(self) -> int:
         """The trials that will have run at the end."""
         return max(len(self.trials), self.method.trials) if self.method else len(self.trials)
+
+    def goes_on(self, recorded: Plan) -> Plan:
+        """This search with the points of the recorded one, which asked the same; it may have another number of trials."""
+        return self.model_copy(update={"trials": recorded.trials, "refused": recorded.refused, "points": recorded.points})
 
     def save(self, path: str | Path) -> Path:
         """Write the plan as JSON to `path`, whole or not at all; returns the path."""
@@ -113,7 +118,7 @@ def make_plan(name: str, question: str, space: Space, corpus_id: str, command: s
         trials=(),
         refused=(),
         early_stopping=space.early_stopping and repr(space.early_stopping),
-        space=space,
+        space=space if space.method or space.early_stopping else None,
     )
     plan = _first_points(plan, space) if space.method else plan.model_copy(update=_whole_grid(plan, space))
     if not plan.trials:
@@ -125,8 +130,11 @@ def make_plan(name: str, question: str, space: Space, corpus_id: str, command: s
 def _first_points(plan: Plan, space: Space) -> Plan:
     from archsweep.planning.search import Search  # optuna takes a second to import
 
-    ranges = {name: repr(values) for name, values in space.compare.items()}
-    return Search(plan.model_copy(update={"method": space.method, "ranges": ranges})).begin()
+    method, ranges = space.method, {name: repr(values) for name, values in space.compare.items()}
+    assert method is not None
+    roles = [ranges, repr(space.tune), space.repeat, repr(space.budget), plan.early_stopping, plan.corpus_id]
+    search_id = space.base.content_id(*roles, [method.sampler, method.seed, method.objectives])
+    return Search(plan.model_copy(update={"method": method, "search_id": search_id, "ranges": ranges})).begin()
 
 
 def _whole_grid(plan: Plan, space: Space) -> dict[str, object]:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 FIRST = 10  # trials that depend on no result (optuna's own number), and the size of NSGA-II's generations
 PATIENCE = 5  # suggestions in a row that train nothing before they are drawn at random
 MOST_FRUITLESS = 500  # such suggestions in a row before the space is taken for exhausted
+DIGITS = 4  # of a number from a range: what a variant's name can bear
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -149,6 +150,8 @@ class Search:
     def _take_over(self, number: int, trial_id: str) -> None:
         """Give a point the result that its trial has, if it has one by now."""
         ended = self._known(self._waiting_for(trial_id)[0])
+        for step, loss in ended.intermediate_values.items():
+            self._study._storage.set_trial_intermediate_value(self._known(number)._trial_id, step, loss)
         if ended.state.is_finished():
             self._study.tell(number, ended.values if ended.state == TrialState.COMPLETE else None, ended.state)
 
@@ -261,7 +264,8 @@ def _suggested(asked: optuna.Trial, name: str, values: Values) -> JsonValue:
         return plain(values.values[words.index(asked.suggest_categorical(name, words))])
     if isinstance(values, IntRange):
         return asked.suggest_int(name, values.low, values.high, step=values.step)
-    return asked.suggest_float(name, values.low, values.high, log=isinstance(values, LogUniform))
+    found = asked.suggest_float(name, values.low, values.high, log=isinstance(values, LogUniform))
+    return min(values.high, max(values.low, float(f"{found:.{DIGITS}g}")))
 
 
 def _distribution(values: Values) -> BaseDistribution:

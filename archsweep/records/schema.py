@@ -11,8 +11,9 @@ CHECKPOINT_FOLDER = "checkpoint"  # there too, until the trial has finished
 MODEL_FOLDER = "model"  # there too: the best replica, as Hugging Face opens it
 TRIALS_FOLDER = "trials"
 PLAN_FILE, RESULTS_FILE, CURVES_FILE = "plan.json", "results.parquet", "curves.parquet"  # in the sweep's folder
+JOURNAL_FILE = "optuna.journal"  # there too, of a search: for optuna's own tools
 
-Status = Literal["finished", "diverged", "failed", "unfinished"]
+Status = Literal["finished", "diverged", "stopped", "failed", "unfinished"]
 
 
 class Column(NamedTuple):
@@ -68,7 +69,7 @@ COST = (
 )
 
 OUTCOME = (
-    Column("status", "string", "", "finished, diverged, failed or unfinished"),
+    Column("status", "string", "", "finished, diverged, stopped (early, with its whole trial), failed or unfinished"),
     Column("reason", "string", "", "why it is not finished; missing where it is"),
     Column("trial_seconds", "Float64", "s", "time of the whole trial in its worker"),
     Column("hostname", "string", "", "machine that ran the trial"),

@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 class Progress:
     """Counts what is done, in trials for people and in their cost's work for the time that is left."""
 
-    def __init__(self, trials: Sequence[Trial], console: Console) -> None:
+    def __init__(self, trials: Sequence[Trial], console: Console, more: int = 0) -> None:
+        """`more` trials will come of which nothing is known yet: they are taken for the mean of those that are."""
         self._console = console
-        self._total_work = sum(_work(trial) for trial in trials)
+        self._total_work = sum(_work(trial) for trial in trials) * (len(trials) + more) / max(1, len(trials))
         self._done_work: dict[str, float] = {}
-        self._count, self._finished, self._failed = len(trials), 0, 0
+        self._count, self._finished, self._failed = len(trials) + more, 0, 0
         self._best: tuple[float, str] | None = None
         self._first_report: tuple[float, float] | None = None  # when, and the work done by then: start-up is not the rate
         self._bar: Bar | None = None

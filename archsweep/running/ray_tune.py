@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from archsweep.config import ExperimentConfig
 from archsweep.errors import MachineError
+from archsweep.planning.plan import Trial
 from archsweep.running.recorder import reason_in
 from archsweep.running.resources import ASSUMED_GPU_BYTES, Resources, request
 from archsweep.running.worker import Report, train_trial
@@ -24,7 +25,7 @@ from archsweep.running.worker import Report, train_trial
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from archsweep.planning.plan import Trial
+    from archsweep.planning.search import Search
     from archsweep.running.recorder import Recorder
 
 # Ray reads these when it is imported or started. Set by the user, they stay.
@@ -50,9 +51,11 @@ def run(
     num_gpus: int | None = None,
     address: str | None = None,
     cache_dir: Path | None = None,
+    search: Search | None = None,
 ) -> Any:
     """Train `trials` with Ray Tune, the first ones first, each on the corpus that `corpus_ids` names for it, until `stop` is set.
 
+    With a `search`, its suggestions follow them, as many at a time as there are slots.
     `num_cpus` and `num_gpus` size a Ray of our own (default: what the machine has), `address` names a running cluster. A trial that fails
     is recorded as failed. Returns Tune's result dataframe, one row per trial. Raises MachineError where Ray cannot start, or no node could
     ever hold one of the trials.
@@ -66,31 +69,43 @@ def run(
         requests = {trial.id: request(trial, use_gpu, gpu_bytes) for trial in trials}
         for resources in set(requests.values()):
             _check_some_node_holds(resources, nodes)
+        by_id = {trial.id: trial for trial in trials}
+        known = dict(by_id)  # grows with a search
+        searched = _searcher(search, list(trials), known) if search else None
         trainable = tune.with_resources(
             tune.with_parameters(
                 _trainable(),
-                trials={trial.id: trial for trial in trials},
-                corpus_ids=dict(corpus_ids),
-                folders={trial.id: recorder.trial_folder(trial) for trial in trials},
+                trials=by_id,
+                corpus_ids=corpus_ids,
+                home=recorder.home,
                 cache_dir=cache_dir,
             ),
-            lambda config: tune.PlacementGroupFactory([_bundle(requests[config["trial_id"]])]),
+            lambda config: tune.PlacementGroupFactory([_bundle(request(_ours(config, by_id), use_gpu, gpu_bytes))]),
         )
         with tempfile.TemporaryDirectory(prefix="archsweep-tune-") as scratch:
             tuner = tune.Tuner(
                 trainable,
-                param_space=_param_space(trials),
-                tune_config=tune.TuneConfig(reuse_actors=True, trial_name_creator=_trial_name, trial_dirname_creator=_trial_name),
+                param_space={} if searched else _param_space(trials),
+                tune_config=tune.TuneConfig(
+                    reuse_actors=True,
+                    trial_name_creator=_trial_name,
+                    trial_dirname_creator=_trial_name,
+                    scheduler=_scheduler(known, recorder),
+                    **(_searching(searched, nodes) if searched else {}),
+                ),
                 run_config=tune.RunConfig(
                     name="tune",
                     storage_path=scratch,
                     verbose=0,
-                    callbacks=_callbacks(trials, recorder),
+                    callbacks=_callbacks(known, recorder),
                     stop=_stopper(stop),
                     checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # the records are the result
                 ),
             )
-            return tuner.fit().get_dataframe()
+            frame = tuner.fit().get_dataframe()
+        for trial in known.values():
+            recorder.tidy(trial)
+        return frame
 
 
 @contextmanager
@@ -191,6 +206,12 @@ def _param_space(trials: Sequence[Trial]) -> dict[str, Any]:
     return {"trial_id": tune.grid_search(list(configs)), **fields}
 
 
+def _ours(config: Mapping[str, Any], trials: Mapping[str, Trial]) -> Trial:
+    """The trial that Tune's config is about; a search's comes with it, since Tune has pickled `trials` before it was suggested."""
+    suggested = config.get("suggested")
+    return Trial.model_validate_json(suggested) if suggested else trials[config["trial_id"]]
+
+
 def _trial_name(trial: Any) -> str:
     return str(trial.config["trial_id"])
 
@@ -207,21 +228,21 @@ def _trainable() -> type:
             config: dict[str, Any],
             trials: dict[str, Trial],
             corpus_ids: dict[str, str],
-            folders: dict[str, Path],
+            home: Path,
             cache_dir: Path | None,
         ) -> None:
-            self._trials, self._corpus_ids, self._folders, self._cache_dir = trials, corpus_ids, folders, cache_dir
+            self._trials, self._corpus_ids, self._home, self._cache_dir = trials, corpus_ids, home, cache_dir
             self.reset_config(config)
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
             granted = self.trial_resources.required_resources
-            trial = self._trials[new_config["trial_id"]]
+            trial = _ours(new_config, self._trials)
             self._reports = train_trial(
                 trial,
                 self._corpus_ids[trial.id],
                 self._cache_dir,
                 threads=int(granted["CPU"]),
-                folder=self._folders[trial.id],
+                folder=self._home / trial.id,
                 gpu_share=granted.get("GPU", 0.0),
             )
             return True
@@ -234,6 +255,59 @@ def _trainable() -> type:
             self._reports.close()  # which saves the trial where it has not ended
 
     return ReplicaTrial
+
+
+def _searcher(search: Search, unfinished: list[Trial], known: dict[str, Trial]) -> Any:
+    """Tune's view of a search: the trials that it goes on with, then its suggestions, all of them put into `known`."""
+    from ray import tune
+
+    class Suggestions(tune.search.Searcher):  # type: ignore[misc]
+        """What becomes of a trial the search hears from the recorder."""
+
+        def __init__(self, trials: Iterator[Trial], known: dict[str, Trial]) -> None:
+            super().__init__()
+            self._trials, self._known = trials, known
+
+        def __getstate__(self) -> dict[str, Any]:
+            return {}  # as for the callbacks below
+
+        def suggest(self, trial_id: str) -> Any:
+            if (trial := next(self._trials, None)) is None:
+                return self.FINISHED
+            self._known[trial.id] = trial
+            return {"trial_id": trial.id, "suggested": trial.model_dump_json()} | trial.config.to_dict()
+
+        def on_trial_complete(self, trial_id: str, result: Report | None = None, error: bool = False) -> None: ...
+
+        def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None: ...
+
+    return Suggestions(search.trials(unfinished), known)
+
+
+def _searching(searcher: Any, nodes: Sequence[dict[str, float]]) -> dict[str, Any]:
+    """Tune's settings for it. Without a number Tune would prepare one trial at a time and leave slots idle."""
+    slots = int(sum(node.get("CPU", 0) for node in nodes))  # a trial takes one processor at least
+    return {"search_alg": searcher, "max_concurrent_trials": max(1, slots), "num_samples": -1}
+
+
+def _scheduler(known: Mapping[str, Trial], recorder: Recorder) -> Any:
+    from ray.tune.schedulers import FIFOScheduler
+
+    class EarlyStopping(FIFOScheduler):  # type: ignore[misc]
+        """First come, first served; after an evaluation the recorder says whether a trial goes on."""
+
+        def __init__(self, known: Mapping[str, Trial], recorder: Recorder) -> None:
+            super().__init__()
+            self._known, self._recorder = known, recorder
+
+        def __getstate__(self) -> dict[str, Any]:
+            return {}  # as for the callbacks below
+
+        def on_trial_result(self, tune_controller: Any, trial: Any, result: Report) -> str:
+            stops = self._recorder.stops(self._known[trial.config["trial_id"]], result)
+            return str(self.STOP if stops else self.CONTINUE)
+
+    return EarlyStopping(known, recorder)
 
 
 def _stopper(stop: threading.Event) -> Any:
@@ -257,15 +331,15 @@ def _stopper(stop: threading.Event) -> Any:
     return Asked(stop)
 
 
-def _callbacks(trials: Sequence[Trial], recorder: Recorder) -> list[Any]:
+def _callbacks(known: Mapping[str, Trial], recorder: Recorder) -> list[Any]:
     from ray import tune
     from ray.tune.logger import JsonLoggerCallback
 
     class Record(tune.Callback):  # type: ignore[misc]
         """Tune's events, handed to the recorder."""
 
-        def __init__(self, trials: Sequence[Trial], recorder: Recorder) -> None:
-            self._by_id, self._recorder = {trial.id: trial for trial in trials}, recorder
+        def __init__(self, known: Mapping[str, Trial], recorder: Recorder) -> None:
+            self._known, self._recorder = known, recorder
 
         def __getstate__(self) -> dict[str, Any]:
             return {}  # Tune pickles its callbacks for a restore that never comes: the same command starts a new Tune
@@ -284,7 +358,7 @@ def _callbacks(trials: Sequence[Trial], recorder: Recorder) -> list[Any]:
             self._recorder.fail(self._ours(trial), reason_in(details), details)
 
         def _ours(self, trial: Any) -> Trial:
-            return self._by_id[trial.config["trial_id"]]
+            return self._known[trial.config["trial_id"]]
 
     # Without one logger of its own, Tune's dataframe would be empty.
-    return [Record(trials, recorder), JsonLoggerCallback()]
+    return [Record(known, recorder), JsonLoggerCallback()]

@@ -10,14 +10,14 @@ from archsweep.running.recorder import Recorder, reason_in
 from archsweep.running.worker import Report, train_trial
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping, Sequence
+    from collections.abc import Generator, Iterable, Mapping
     from pathlib import Path
     from threading import Event
 
     from archsweep.planning.plan import Trial
 
 
-def run(trials: Sequence[Trial], corpus_ids: Mapping[str, str], recorder: Recorder, stop: Event, cache_dir: Path | None = None) -> None:
+def run(trials: Iterable[Trial], corpus_ids: Mapping[str, str], recorder: Recorder, stop: Event, cache_dir: Path | None = None) -> None:
     """Train `trials` in order, each on the corpus that `corpus_ids` names for it, until `stop` is set.
 
     A trial that fails is recorded as failed, and the next one begins.
@@ -32,10 +32,12 @@ def run(trials: Sequence[Trial], corpus_ids: Mapping[str, str], recorder: Record
                     recorder.report(trial, last := report)
                     if stop.is_set():
                         return
+                    if recorder.stops(trial, report):
+                        break
             except _TrialError as error:
                 recorder.fail(trial, reason_in(str(error)), str(error))
-            else:
-                recorder.finish(trial, last)
+                continue
+        recorder.finish(trial, last)
 
 
 class _TrialError(Exception):
