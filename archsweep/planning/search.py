@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 FIRST = 10  # trials that depend on no result (optuna's own number), and the size of NSGA-II's generations
 PATIENCE = 5  # suggestions in a row that train nothing before they are drawn at random
-MOST_FRUITLESS = 500  # such suggestions in a row before the space is taken for exhausted
+MOST_FRUITLESS = 200  # such suggestions in a row before the space is taken for exhausted
 DIGITS = 4  # of a number from a range: what a variant's name can bear
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -199,7 +199,7 @@ class Search:
         if kind == "random" or self._fruitless() >= PATIENCE:
             return optuna.samplers.RandomSampler(seed)
         if kind == "nsga2":
-            return optuna.samplers.NSGAIISampler(population_size=FIRST, seed=seed)
+            return _Generations(population_size=FIRST, seed=seed)
         if len(self.plan.trials) < FIRST or not self._study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
             return optuna.samplers.RandomSampler(seed)
         if kind == "tpe":
@@ -225,6 +225,13 @@ class Search:
     def _mirrored(self, number: int) -> None:
         if self._mirror:
             self._mirror.show(self._known(number))
+
+
+class _Generations(optuna.samplers.NSGAIISampler):
+    """NSGA-II whose parents are in one order, whether it chooses them anew, as after a restart, or remembers them."""
+
+    def select_parent(self, study: optuna.Study, generation: int) -> list[FrozenTrial]:
+        return sorted(super().select_parent(study, generation), key=lambda trial: trial.number)
 
 
 class _Mirror:
