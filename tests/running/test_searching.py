@@ -47,9 +47,10 @@ def states(folder: Path) -> list[str]:
 
 @pytest.fixture
 def stopping_plan(tiny_config: ExperimentConfig) -> Plan:
-    """A grid of five depths, of which ASHA can stop some after the first of two evaluations."""
+    """A grid of five depths, the best first, so that ASHA stops some after the first of two evaluations."""
     space = Space(tiny_config, {"num_layers": Choice(1, 2, 3, 4, 5)}, repeat=2, early_stopping=ASHA(0.5, 2))
-    return make_plan("stopping", "How deep?", space, "corpus")
+    plan = make_plan("stopping", "How deep?", space, "corpus")
+    return plan.model_copy(update={"trials": tuple(sorted(plan.trials, key=lambda trial: -trial.config.num_layers))})
 
 
 def test_a_search_trains_its_trials_keeps_its_points_and_knows_how_each_ended(tiny_config: ExperimentConfig, tmp_path: Path) -> None:
