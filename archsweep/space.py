@@ -158,7 +158,8 @@ class Space:
     """One question: `compare` is asked, `budget` held equal, `tune` adjusted by each variant for itself, `repeat` the seeds of each.
 
     `derive` may set further fields of a variant from the compared ones; it comes before the budget. `constrain` sees the config that would
-    train, and returns the reason why it must not, or None. Without a `method` every combination is trained.
+    train, and returns the reason why it must not, or None. Without a `method` every combination is trained. `prune_tune` gives up tuned
+    settings that are far behind after half of the steps: it saves time, and can give up one that would have won.
     Raises SpaceError, all faults at once.
     """
 
@@ -171,6 +172,7 @@ class Space:
     constrain: Callable[[ExperimentConfig], str | None] | None = None
     method: Optuna | None = None
     early_stopping: ASHA | MedianStopping | None = None
+    prune_tune: bool = False
 
     def __post_init__(self) -> None:
         if faults := list(_faults(self)):
@@ -231,6 +233,10 @@ def _faults(space: Space) -> Iterator[str]:
         yield f"constrain must be a function from ExperimentConfig to a reason or None, got {space.constrain!r}."
     if space.method is not None:
         yield from _faults_of_method(space.method)
+    if not isinstance(space.prune_tune, bool):
+        yield f"prune_tune must be True or False, got {space.prune_tune!r}."
+    elif space.prune_tune and (not space.tune or space.repeat == 1 or space.base.num_evaluations == 1):
+        yield "prune_tune compares the seeds of tuned settings half-way: it needs tune, a repeat of at least 2, and several evaluations."
     if space.early_stopping is not None:
         yield from _faults_of_early_stopping(space)
 

@@ -293,6 +293,7 @@ def _caveats(source: Source, tried: pd.DataFrame, table: pd.DataFrame, layout: L
     found = [
         _partial(source),
         *_incomplete(source),
+        _pruned(source),
         _edges(ranked),
         _untuned(ranked),
         _tuned_on_test_seeds(tried),
@@ -328,6 +329,22 @@ def _incomplete(source: Source) -> list[str]:
     if source.refused:
         found.append(f"{_variants(len(source.refused))} refused before training: {'; '.join(f'{v} ({r})' for v, r in source.refused[:3])}.")
     return found
+
+
+def _pruned(source: Source) -> str:
+    """What prune_tune saved, and what it may have cost."""
+    rows = source.results[source.results["status"] == "pruned"]
+    if rows.empty:
+        return ""
+    settings = len(rows.drop_duplicates(["variant", "learning_rate", "weight_decay"]))
+    whole = source.results.groupby("variant")["tokens"].transform("max")
+    left = source.results["flops_per_token"] * (whole - source.results["tokens"])
+    saved = float(left[rows.index].sum() / (source.results["flops_per_token"] * whole).sum())
+    which = f"{settings} tuned setting{'s' if settings > 1 else ''}"
+    return (
+        f"prune_tune gave up {which} half-way or later, which saved {saved:.0%} of the FLOPs. "
+        "One that was far behind there may still have won: high learning rates gain most at the end."
+    )
 
 
 def _edges(ranked: pd.DataFrame) -> str:

@@ -156,7 +156,11 @@ def _tone(comparison: Comparison) -> str:
 
 def _counts(comparison: Comparison) -> str:
     statuses = comparison.source.results["status"].value_counts()
-    parts = [f"{statuses[status]} {status}" for status in ("finished", "diverged", "stopped", "failed", "unfinished") if status in statuses]
+    parts = [
+        f"{statuses[status]} {status}"
+        for status in ("finished", "diverged", "pruned", "stopped", "failed", "unfinished")
+        if status in statuses
+    ]
     total = len(comparison.source.results)
     return f"{_plural(len(comparison.table), 'variant')} · {_plural(total, 'replica')}: {', '.join(parts)}"
 

@@ -30,6 +30,7 @@ class Trial(BaseModel):
     config: ExperimentConfig
     replicas: tuple[Replica, ...]
     cost: Cost
+    prune_tune: bool = False
 
     @property
     def label(self) -> str:
@@ -206,7 +207,15 @@ def trial_of(plan: Plan, space: Space, variant: Variant) -> Trial:
         assert space.budget.allows(audited), f"solved to {audited} for {space.budget}"
     replicas = _replicas(space, config)
     content = [replica.model_dump(mode="json") for replica in replicas]
-    return Trial(id=config.content_id(content, plan.corpus_id), variant=variant.values, config=config, replicas=replicas, cost=price)
+    how = ["prune_tune"] if space.prune_tune else []  # it changes what is recorded
+    return Trial(
+        id=config.content_id(content, plan.corpus_id, *how),
+        variant=variant.values,
+        config=config,
+        replicas=replicas,
+        cost=price,
+        prune_tune=space.prune_tune,
+    )
 
 
 def _replicas(space: Space, config: ExperimentConfig) -> tuple[Replica, ...]:

@@ -101,11 +101,13 @@ def recorded_evaluations(folder: Path) -> dict[int, list[dict[str, Any]]]:
     for line in (folder / RECORDS_FILE).read_bytes().split(b"\n"):
         if (identity := _identity(line)) is not None:
             rows[identity] = json.loads(line)
-    replicas = len({identity[:-1] for identity in rows})
+    pruned = {identity[:-1]: row["step"] for identity, row in rows.items() if row["status"] == "pruned"}
+    replicas = {identity[:-1] for identity in rows}
     evaluations: dict[int, list[dict[str, Any]]] = {}
     for row in rows.values():
         evaluations.setdefault(row["step"], []).append(row)
-    return {step: evaluations[step] for step in sorted(evaluations) if len(evaluations[step]) == replicas}
+    due = {step: sum(pruned.get(replica, step) >= step for replica in replicas) for step in evaluations}
+    return {step: evaluations[step] for step in sorted(evaluations) if len(evaluations[step]) == due[step]}
 
 
 def recorded_outcome(folder: Path) -> Outcome | None:

@@ -56,6 +56,7 @@ def train_trial(
         cache_dir=cache_dir,
         checkpoint_dir=folder / CHECKPOINT_FOLDER,
         micro_batch_size=_first_micro_batch(trial, resolve_device(trial.config), gpu_share, cache_dir),
+        prune_tune=trial.prune_tune,
         warn=warnings.append,
     )
     experiment.setup()
