@@ -69,6 +69,8 @@ def refused(**changes: Any) -> str:
         ({"budget": Budget("parameters", 1000, tolerance=float("nan"))}, "tolerance must be a fraction"),
         ({"budget": 100_000}, "budget must be a Budget, got 100000"),
         ({"derive": 3}, "derive must be a function"),
+        ({"prune_tune": "yes"}, "prune_tune must be True or False, got 'yes'"),
+        ({"prune_tune": True}, "it needs tune, a repeat of at least 2, and several evaluations"),
         ({"constrain": 3}, "constrain must be a function from ExperimentConfig to a reason or None, got 3"),
         ({"compare": {"num_layers": IntRange(1, 4)}}, "num_layers must be a Choice in a grid, got IntRange(low=1, high=4, step=1)"),
         ({"tune": {"learning_rate": LogUniform(1e-3, 1e-2)}}, "learning_rate must be a Choice, got LogUniform(low=0.001, high=0.01)"),

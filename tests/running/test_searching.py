@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from archsweep import ASHA, Choice, IntRange, LogUniform, Optuna, Space, load, p
 from archsweep.pipeline import Machine
 from archsweep.planning.plan import Plan, make_plan
 from archsweep.records.write import recorded_outcome
+from archsweep.running.recorder import recorded_result
 
 if TYPE_CHECKING:
     from archsweep.config import ExperimentConfig
@@ -144,3 +146,32 @@ def test_both_runners_stop_the_same_where_trials_come_one_after_another(stopping
     serial, ray = load(tmp_path / "serial"), load(tmp_path / "ray")
     for column in ("trial_id", "status", "reason", "step", "val_loss"):
         assert serial[column].tolist() == ray[column].tolist(), column
+
+
+def test_a_setting_that_was_given_up_is_a_row_with_its_step_and_the_report_says_what_it_saved(
+    tiny_config: ExperimentConfig, tmp_path: Path
+) -> None:
+    config = tiny_config.copy(max_tokens=64 * 40, num_evaluations=4, warmup=2)
+    space = Space(
+        config,
+        {"num_layers": Choice(1, 2)},
+        tune={"learning_rate": Choice(1e-6, 2e-2)},
+        repeat=2,
+        prune_tune=True,
+        early_stopping=ASHA(0.75),
+    )
+    plan = make_plan("pruned", "Deep?", space, "corpus")
+    run(plan, tmp_path)
+    results = load(tmp_path)
+    low = results[results.learning_rate == 1e-6]
+    assert set(low.status) == {"pruned"}
+    assert set(low.step) == {20}
+    assert all(reason.startswith("given up at step 20 of 40") for reason in low.reason)
+    assert set(results[results.learning_rate == 2e-2].status) <= {"finished", "stopped"}
+    comparison, page = pipeline.report(tmp_path)
+    assert "prune_tune gave up 2 tuned settings half-way or later, which saved" in " ".join(comparison.caveats)
+    assert "4 pruned" in page.read_text()
+    whole = make_plan("pruned", "Deep?", replace(space, prune_tune=False), "corpus")
+    assert {trial.id for trial in plan.trials}.isdisjoint(trial.id for trial in whole.trials)
+    read = [recorded_result(tmp_path / "trials" / trial.id) for trial in plan.trials]
+    assert [10, 20, 30, 40] in [sorted(result.losses) for result in read if result]
