@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from archsweep.pipeline import Machine, Question
+    from archsweep.pipeline import Ledger, Machine, Question
     from archsweep.planning.plan import Plan
 
 # Each command imports what it needs when it runs, so that --help answers at once.
@@ -57,6 +57,9 @@ def sweep(
     num_gpus: Annotated[int | None, Parameter(help="GPUs to use; trials share them")] = None,
     address: Annotated[str | None, Parameter(help="a running Ray cluster, as HOST:PORT or auto")] = None,
     serial: Annotated[bool, Parameter(negative="", help="train in this process, without Ray")] = False,
+    extend: Annotated[bool, Parameter(negative="", help="add to the sweep's folder what this plan asks for beyond it")] = False,
+    retry_failed: Annotated[bool, Parameter(help="train again what failed")] = True,
+    fresh: Annotated[bool, Parameter(negative="", help="train also what another sweep of the same results has finished")] = False,
     cache: Cache = None,
 ) -> int:
     """Answer a search space's question: plan, run, collect, report. The same command again goes on where it stopped."""
@@ -72,7 +75,7 @@ def sweep(
     if dry_run:
         return 0
     machine = pipeline.Machine(num_cpus, num_gpus, address, serial, cache)
-    return _run(planned, pipeline.sweep_folder(results, planned.name), machine, console)
+    return _run(planned, pipeline.sweep_folder(results, planned.name), machine, console, pipeline.Ledger(extend, retry_failed, fresh))
 
 
 @app.command
@@ -143,12 +146,12 @@ def spaces() -> int:
     return 0
 
 
-def _run(planned: Plan, folder: Path, machine: Machine, console: Console) -> int:
+def _run(planned: Plan, folder: Path, machine: Machine, console: Console, ledger: Ledger | None = None) -> int:
     """Run, collect, report; what the command ends with."""
     from archsweep import pipeline
 
     try:
-        pipeline.run(planned, folder, machine, console)
+        pipeline.run(planned, folder, machine, console, ledger)
         rows, _ = pipeline.collect(folder)
         _print_answer(folder, console)
     except KeyboardInterrupt:

@@ -22,7 +22,7 @@ TRAINER_VERSION = 2
 FUNCTION_PATTERN = r"[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*"
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 DATASET_PATTERN = r"stdlib|text:.+|hf:[^:\s]+(:[^:\s]+){0,2}"
-_NOT_CONTENT = {"experiment_name", "device", "micro_batch_size"}  # none changes what a config trains to, but for rounding
+NOT_CONTENT = {"experiment_name", "device", "micro_batch_size"}  # none changes what a config trains to, but for rounding
 TUNABLE = ("learning_rate", "weight_decay")  # neither changes a tensor's shape, so all their values train as one stack
 
 
@@ -249,7 +249,7 @@ class ExperimentConfig(BaseModel):
 
     def content_id(self, *more: Any) -> str:
         """Twelve hex digits that name what this config, its trainer and `more` (JSON values) decide; its name is not part of it."""
-        content = {key: value for key, value in self.to_dict().items() if key not in _NOT_CONTENT}
+        content = {key: value for key, value in self.to_dict().items() if key not in NOT_CONTENT}
         text = json.dumps([TRAINER_VERSION, content, *more], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 

@@ -17,12 +17,15 @@ from archsweep.atomic import must_be_writable
 from archsweep.config import FAMILIES, NAME_PATTERN, label
 from archsweep.errors import ConfigError, MachineError, RecordError, SpaceError, nearest
 from archsweep.planning import find
-from archsweep.planning.plan import Plan, make_plan, make_single_plan
+from archsweep.planning.extend import reconcile
+from archsweep.planning.plan import Plan, longest_first, make_plan, make_single_plan
+from archsweep.planning.split import split
 from archsweep.records.schema import CONFIG_FILE, JOURNAL_FILE, MODEL_FOLDER, PLAN_FILE, TRIALS_FOLDER
+from archsweep.space import TEXT_FIELDS
 from archsweep.training.corpus import identify
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     import pandas as pd
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
     from archsweep.planning.search import Search
     from archsweep.running.early_stopping import EarlyStopping
 
+
+Text = tuple[object, ...]
 
 LOCK_FILE = ".lock"
 OTHER_RESULTS = "Give another place with --results."
@@ -69,6 +74,15 @@ class Machine:
     cache_dir: Path | None = None
 
 
+@dataclass(frozen=True)
+class Ledger:
+    """What is done with what is recorded already. Finished trials are never trained again, half-done ones go on."""
+
+    extend: bool = False  # let a plan that asks for more be joined with the folder's
+    retry_failed: bool = True
+    fresh: bool = False  # train what another sweep of the same results has finished
+
+
 def plan(question: Question) -> Plan:
     """Every trial that answers the question, priced, before anything runs. Imports neither torch nor ray nor pandas."""
     found = find.find(question.space)
@@ -91,50 +105,58 @@ def plan_one(config: ExperimentConfig, cache_dir: Path | None = None, command: s
     return make_single_plan(config, identify(config.dataset, config.tokenizer), command)
 
 
-def run(plan: Plan, folder: Path, machine: Machine, console: Console) -> None:
-    """Train every trial of the plan that `folder` does not hold yet; records grow as trials report."""
-    from archsweep.running.recorder import unfinished
+def run(plan: Plan, folder: Path, machine: Machine, console: Console, ledger: Ledger | None = None) -> None:
+    """Train every trial of the plan that neither `folder` nor a sweep beside it holds yet; records grow as trials report."""
+    from archsweep.running import recorder
 
     _check_overrides(plan)
-    with _opened(folder, plan) as plan:
-        trials = unfinished(plan, folder)
-        if skipped := len(plan.trials) - len(trials):
-            console.print(f"{skipped} of {len(plan.trials)} trials are finished and stay as they are", highlight=False)
-        if trials or len(plan.trials) < plan.size:
-            _train(plan, trials, folder, machine, console)
+    ledger = ledger or Ledger()
+    with _opened(folder, plan, extend=ledger.extend) as settled:
+        trials = recorder.to_train(settled.trials, folder, retry_failed=ledger.retry_failed)
+        if skipped := len(settled.trials) - len(trials):
+            ended = "finished" if ledger.retry_failed else "finished or failed"
+            console.print(f"{skipped} of {len(settled.trials)} trials are {ended} and stay as they are", highlight=False)
+        if not ledger.fresh and (reused := recorder.reuse(trials, folder)):
+            trials = [trial for trial in trials if trial not in reused]
+            console.print(f"{len(reused)} trials are taken from other sweeps in {folder.parent}; --fresh trains them", highlight=False)
+        if trials or len(settled.trials) < settled.size:
+            _train(settled, trials, folder, machine, console)
 
 
 def _train(plan: Plan, trials: list[Trial], folder: Path, machine: Machine, console: Console) -> None:
     from archsweep.running import ray_tune, serial
+
+    texts = _tokenized(trials or list(plan.trials), machine.cache_dir)  # before any worker starts: what is wrong with the data shows here
+    if machine.serial:
+        _watched(plan, trials, texts, folder, machine, console, serial.run)
+        return
+    with ray_tune.started(machine.num_cpus, machine.num_gpus, machine.address) as cluster:
+        parts = _split(plan, trials, folder, cluster.slots(trials or plan.trials))
+        _watched(plan, parts, texts, folder, machine, console, cluster.run)
+
+
+def _watched(
+    plan: Plan,
+    trials: list[Trial],
+    texts: Mapping[Text, str],
+    folder: Path,
+    machine: Machine,
+    console: Console,
+    train: Callable[..., object],
+) -> None:
+    """Let a runner train the trials, with its reports recorded and shown; a stop that was asked for becomes a KeyboardInterrupt."""
     from archsweep.running.progress import Progress
     from archsweep.running.recorder import Recorder
     from archsweep.running.stop import stop_requests
-    from archsweep.training.data import prepare
 
-    corpus_ids = {
-        trial.id: prepare(trial.config, machine.cache_dir).id for trial in trials or plan.trials[:1]
-    }  # before any worker starts: what is wrong with the data shows here
-    if plan.method:  # the texts of a search's later trials are those of its first
-        (corpus_id,) = set(corpus_ids.values())
-        corpus_ids = defaultdict(lambda: corpus_id, corpus_ids)
     progress = Progress(trials, console, more=plan.size - len(plan.trials))
     search = _search(plan, folder)
+    corpus_ids = {trial.id: texts[_text(trial.config)] for trial in trials}
+    if search:  # the texts of its later trials are those of its first
+        corpus_ids = defaultdict(lambda: next(iter(texts.values())), corpus_ids)
     recorder = Recorder(folder, progress, search, _early_stopping(plan, folder))
     with progress.shown(), stop_requests(progress.say) as stop:
-        if machine.serial:
-            serial.run(search.trials(trials) if search else trials, corpus_ids, recorder, stop, machine.cache_dir)
-        else:
-            ray_tune.run(
-                trials,
-                corpus_ids,
-                recorder,
-                stop,
-                num_cpus=machine.num_cpus,
-                num_gpus=machine.num_gpus,
-                address=machine.address,
-                cache_dir=machine.cache_dir,
-                search=search,
-            )
+        train(trials, corpus_ids, recorder, stop, machine.cache_dir, search)
     if stop.is_set():
         raise KeyboardInterrupt
     if search and search.exhausted:
@@ -159,6 +181,29 @@ def _early_stopping(plan: Plan, folder: Path) -> EarlyStopping | None:
     from archsweep.running.early_stopping import EarlyStopping
 
     return EarlyStopping(plan.space.early_stopping, plan.trials, folder)
+
+
+def _tokenized(trials: list[Trial], cache_dir: Path | None) -> dict[Text, str]:
+    """The id of each tokenized corpus that the trials read, each made once."""
+    from archsweep.training.data import prepare
+
+    return {text: prepare(config, cache_dir).id for text, config in {_text(trial.config): trial.config for trial in trials}.items()}
+
+
+def _text(config: ExperimentConfig) -> Text:
+    """What decides a config's tokens, and how many there must be."""
+    return tuple(getattr(config, name) for name in (*TEXT_FIELDS, "context_length", "max_tokens"))
+
+
+def _split(plan: Plan, trials: list[Trial], folder: Path, slots: int) -> list[Trial]:
+    """The trials for so many slots, large ones in parts, as the folder's plan then says; once one has begun they stay as they are."""
+    is_compared_while_it_trains = plan.method or plan.early_stopping or any(trial.prune_tune for trial in trials)
+    if is_compared_while_it_trains or any((folder / TRIALS_FOLDER / trial.id).exists() for trial in trials):
+        return trials
+    parts = split(trials, slots, plan.corpus_id)
+    kept = [trial for trial in plan.trials if trial not in trials]
+    plan.model_copy(update={"trials": tuple(longest_first([*kept, *parts]))}).save(folder / PLAN_FILE)
+    return parts
 
 
 def collect(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -186,11 +231,12 @@ def export(folder: Path, variant: str, target: Path) -> Path:
     """
     from archsweep.records import read
 
-    trials = {label(trial["variant"]): trial["id"] for trial in read.load_plan(folder)["trials"]}
-    if variant not in trials:
-        raise RecordError(f"{folder} has no variant {variant!r}: {nearest(variant, trials)}")
-    trial = folder / TRIALS_FOLDER / trials[variant]
-    if not (trial / MODEL_FOLDER).is_dir():
+    variants = {label(trial["variant"]) for trial in read.load_plan(folder)["trials"]}
+    if variant not in variants:
+        raise RecordError(f"{folder} has no variant {variant!r}: {nearest(variant, variants)}")
+    best = read.best_trial(folder, variant)
+    trial = folder / TRIALS_FOLDER / (best or "")
+    if best is None or not (trial / MODEL_FOLDER).is_dir():
         raise RecordError(f"{variant} has no model yet: it is written when its trial has finished. Run the sweep again.")
     if target.exists():
         raise ConfigError(f"{target} must not exist yet, so that nothing in it is lost. Give another folder with --to.")
@@ -216,8 +262,8 @@ def is_sweep(folder: Path) -> bool:
 
 
 @contextmanager
-def _opened(folder: Path, plan: Plan) -> Iterator[Plan]:
-    """The sweep's folder, for this process alone, with the plan that it then holds: a folder's report answers one question."""
+def _opened(folder: Path, plan: Plan, *, extend: bool = False) -> Iterator[Plan]:
+    """The sweep's folder, for this process alone, with the plan that it then holds: a folder answers one question."""
     with must_be_writable(folder, OTHER_RESULTS):
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder / LOCK_FILE, "a+")  # noqa: SIM115  # closed below, which is what gives the lock back
@@ -227,17 +273,17 @@ def _opened(folder: Path, plan: Plan) -> Iterator[Plan]:
         except BlockingIOError:
             lock.seek(0)
             raise MachineError(f"{folder} is being run by {lock.read().strip() or 'another process'}. Wait for it, or stop it.") from None
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        lock.flush()
-        plan = _going_on(folder / PLAN_FILE, plan)
+        settled = _settled(folder / PLAN_FILE, plan, extend)
         with must_be_writable(folder, OTHER_RESULTS):
-            plan.save(folder / PLAN_FILE)
-        yield plan
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            lock.flush()
+            settled.save(folder / PLAN_FILE)
+        yield settled
 
 
-def _going_on(path: Path, plan: Plan) -> Plan:
-    """The plan, a search's with the points that `path` holds of it. Raises SpaceError where `path` holds a plan of other trials."""
+def _settled(path: Path, plan: Plan, extend: bool) -> Plan:
+    """What is run: `plan`, or what `path` holds of it. Raises SpaceError where that is a plan of other trials."""
     if not path.exists():
         return plan
     try:
@@ -246,14 +292,7 @@ def _going_on(path: Path, plan: Plan) -> Plan:
         raise SpaceError(
             f"{path} must be a plan and cannot be read. Remove it: the trials beside it stay, and are not trained again."
         ) from None
-    if plan.search_id is not None and recorded.search_id == plan.search_id:
-        return plan.goes_on(recorded)
-    if plan.search_id or recorded.search_id or {trial.id for trial in recorded.trials} != {trial.id for trial in plan.trials}:
-        raise SpaceError(
-            f"{path.parent} holds another plan than this one: its search space, base, settings or text were different. "
-            "Give this sweep a name of its own with --name, or delete the folder."
-        )
-    return plan
+    return reconcile(recorded, plan, extend=extend)
 
 
 def _check_overrides(plan: Plan) -> None:

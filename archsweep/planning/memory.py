@@ -110,6 +110,19 @@ def largest_micro_batch(
     return size
 
 
+def largest_stack(
+    config: ExperimentConfig, replicas: int, free_bytes: int, *, precision: str | None = None, calibration: float = DEFAULT_CALIBRATION
+) -> int:
+    """The largest stack, of equal ones that together hold `replicas`, whose predicted peak times `calibration` fits `free_bytes` with whole
+    batches; 1 where none does.
+    """
+    for stacks in range(1, replicas + 1):
+        size = -(-replicas // stacks)
+        if stack_memory_bytes(config, size, precision=precision).total * calibration <= free_bytes:
+            return size
+    return 1
+
+
 def calibration(cache_dir: Path, device_name: str) -> float:
     """Measured over predicted peak on `device_name`, as `python -m benchmarks.memory` left it; the default where it did not run."""
     with suppress(OSError, ValueError, KeyError, TypeError):  # a cache: what cannot be read there is as good as missing

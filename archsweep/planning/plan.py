@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import product
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, JsonValue, ValidationError
 
@@ -17,11 +17,14 @@ from archsweep.planning.grid import Refusal, Variant, grid
 from archsweep.planning.memory import stack_memory_bytes
 from archsweep.space import Budget, Optuna, Space
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 __all__ = ["Cost", "Plan", "Point", "Refusal", "Replica", "Trial", "make_plan"]
 
 
 class Trial(BaseModel):
-    """One variant with all its replicas: the unit that is scheduled, retried and recorded. `cost` is one replica's."""
+    """One variant with its replicas, or a part of them: the unit that is scheduled, retried and recorded. `cost` is one replica's."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -36,6 +39,17 @@ class Trial(BaseModel):
     def label(self) -> str:
         """The variant in words, as "num_layers=2 num_heads=4"."""
         return label(self.variant)
+
+    @property
+    def work(self) -> int:
+        """Relative time of all its replicas."""
+        return self.cost.work * len(self.replicas)
+
+    def with_replicas(self, replicas: tuple[Replica, ...], corpus_id: str) -> Trial:
+        """The same variant with these replicas: a trial of another name."""
+        content = [replica.model_dump(mode="json") for replica in replicas]
+        how = ["prune_tune"] if self.prune_tune else []  # it changes what is recorded
+        return self.model_copy(update={"id": self.config.content_id(content, corpus_id, *how), "replicas": replicas})
 
     @property
     def memory_bytes(self) -> int:
@@ -141,9 +155,15 @@ def _first_points(plan: Plan, space: Space) -> Plan:
 def _whole_grid(plan: Plan, space: Space) -> dict[str, object]:
     variants = settled(space, grid(space))
     trials = [trial_of(plan, space, variant) for variant in variants if isinstance(variant, Variant)]
-    # Which variants early stopping lets go on depends on who comes first, so none of them may be sorted by what is compared.
-    trials.sort(key=lambda trial: trial.id if space.early_stopping else -trial.cost.work * len(trial.replicas))
-    return {"trials": tuple(trials), "refused": tuple(variant for variant in variants if isinstance(variant, Refusal))}
+    return {
+        "trials": tuple(in_order(trials, plan.early_stopping)),
+        "refused": tuple(variant for variant in variants if isinstance(variant, Refusal)),
+    }
+
+
+def in_order(trials: Iterable[Trial], early_stopping: str | None) -> list[Trial]:
+    """The order in which trials begin: the longest first; with early stopping, which depends on who comes first, one that tells nothing."""
+    return sorted(trials, key=lambda trial: trial.id) if early_stopping else longest_first(trials)
 
 
 def settled(space: Space, variants: list[Variant | Refusal]) -> list[Variant | Refusal]:
@@ -162,6 +182,11 @@ def _constrained(space: Space, variant: Variant | Refusal) -> Variant | Refusal:
     if reason is not None and not isinstance(reason, str):
         raise SpaceError(f"constrain must return a reason as text or None, got {reason!r} for {variant.values}.")
     return variant if reason is None else Refusal(variant=variant.values, reason=reason or "constrain refuses it")
+
+
+def longest_first(trials: Iterable[Trial]) -> list[Trial]:
+    """The order in which trials begin: those that take longest first, so that none of them is the last to end."""
+    return sorted(trials, key=lambda trial: -trial.work)
 
 
 def make_single_plan(config: ExperimentConfig, corpus_id: str, command: str = "") -> Plan:
@@ -205,17 +230,8 @@ def trial_of(plan: Plan, space: Space, variant: Variant) -> Trial:
     if space.budget is not None:
         audited = getattr(price, space.budget.kind)
         assert space.budget.allows(audited), f"solved to {audited} for {space.budget}"
-    replicas = _replicas(space, config)
-    content = [replica.model_dump(mode="json") for replica in replicas]
-    how = ["prune_tune"] if space.prune_tune else []  # it changes what is recorded
-    return Trial(
-        id=config.content_id(content, plan.corpus_id, *how),
-        variant=variant.values,
-        config=config,
-        replicas=replicas,
-        cost=price,
-        prune_tune=space.prune_tune,
-    )
+    trial = Trial(id="", variant=variant.values, config=config, replicas=(), cost=price, prune_tune=space.prune_tune)
+    return trial.with_replicas(_replicas(space, config), plan.corpus_id)
 
 
 def _replicas(space: Space, config: ExperimentConfig) -> tuple[Replica, ...]:

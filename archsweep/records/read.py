@@ -60,6 +60,17 @@ def collect(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     return results, curves
 
 
+def best_trial(folder: str | Path, variant: str) -> str | None:
+    """The trial with a variant's lowest loss, within its setting of the lowest mean over seeds, by its id; None where none has finished."""
+    rows = load(folder)
+    rows = rows[(rows["variant"] == variant) & (rows["status"] == "finished")]
+    if rows.empty:
+        return None
+    means = rows.groupby(["learning_rate", "weight_decay"])["val_loss"].transform("mean")
+    best = rows[means == means.min()]
+    return str(best.loc[best["val_loss"].idxmin(), "trial_id"])
+
+
 def load_plan(folder: str | Path) -> dict[str, Any]:
     """plan.json of a sweep's folder, as plain JSON. Raises RecordError where there is none."""
     path = Path(folder) / PLAN_FILE

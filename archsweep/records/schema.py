@@ -81,6 +81,7 @@ OUTCOME = (
     Column("device_name", "string", "", "the processor or GPU it ran on"),
     Column("precision_used", "string", "", "what matrix products were computed in there: fp32, tf32, bf16 or fp16"),
     Column("software", "string", "", "versions of Python and of the libraries that trained it"),
+    Column("reused_from", "string", "", "the sweep of the same results that trained it; missing where it is this one"),
     Column("gpu_share", "Float64", "GPUs", "the share of a GPU that the trial was given; 0 on a CPU"),
     Column("device_energy_joules", "Float64", "J", "energy of the whole GPU meanwhile: other trials' too where gpu_share is below 1"),
     Column("prefill_tokens_per_second", "Float64", "tokens/s", "the exported model reading a full window, batch 1, on the CPU"),

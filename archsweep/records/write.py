@@ -33,6 +33,7 @@ class Outcome(BaseModel):
     precision_used: str | None = None
     software: str | None = None
     corpus_id: str | None = None
+    reused_from: str | None = None
     gpu_share: float | None = None
     device_energy_joules: float | None = None
     prefill_tokens_per_second: float | None = None
@@ -42,8 +43,13 @@ class Outcome(BaseModel):
 
 def begin(folder: Path, config: ExperimentConfig) -> None:
     """Make the trial's folder, with its config; the outcome of an attempt before this one keeps its place under another name."""
-    _set_aside(folder / OUTCOME_FILE)
+    set_aside_outcome(folder)
     config.save(folder / CONFIG_FILE)
+
+
+def set_aside_outcome(folder: Path) -> None:
+    """Keep how an attempt ended under another name; the trial has then no outcome."""
+    _set_aside(folder / OUTCOME_FILE)
 
 
 def set_aside_records(folder: Path) -> None:

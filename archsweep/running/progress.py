@@ -24,7 +24,7 @@ class Progress:
     def __init__(self, trials: Sequence[Trial], console: Console, more: int = 0) -> None:
         """`more` trials will come of which nothing is known yet: they are taken for the mean of those that are."""
         self._console = console
-        self._total_work = sum(_work(trial) for trial in trials) * (len(trials) + more) / max(1, len(trials))
+        self._total_work = sum(trial.work for trial in trials) * (len(trials) + more) / max(1, len(trials))
         self._done_work: dict[str, float] = {}
         self._count, self._finished, self._failed = len(trials) + more, 0, 0
         self._best: tuple[float, str] | None = None
@@ -58,7 +58,7 @@ class Progress:
             self.say(f"{trial.label}: {note}")
 
     def trial_reported(self, trial: Trial, step: float) -> None:
-        self._done_work[trial.id] = _work(trial) * step * trial.config.tokens_per_step / trial.cost.train_tokens
+        self._done_work[trial.id] = trial.work * step * trial.config.tokens_per_step / trial.cost.train_tokens
         if self._first_report is None:
             self._first_report = (perf_counter(), sum(self._done_work.values()))
         self._refresh()
@@ -67,7 +67,7 @@ class Progress:
         self._finished += 1
         if reason is None:
             self._best = min((loss, trial.label), self._best or (loss, trial.label))
-        self._done_work[trial.id] = _work(trial)
+        self._done_work[trial.id] = trial.work
         if not self._console.is_terminal:
             ended = reason or f"finished, validation loss {loss:.4f}"
             self.say(f"{trial.label}: {ended} ({self._summary()}, {self._time_left()})")
@@ -75,7 +75,7 @@ class Progress:
 
     def trial_failed(self, trial: Trial, reason: str, details: Path) -> None:
         self._failed += 1
-        self._done_work[trial.id] = _work(trial)
+        self._done_work[trial.id] = trial.work
         self.say(f"{trial.label}: failed, {reason} (all of it in {details})")
         self._refresh()
 
@@ -100,7 +100,3 @@ class Progress:
 
     def say(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _work(trial: Trial) -> float:
-    return float(trial.cost.work * len(trial.replicas))

@@ -10,7 +10,9 @@ import signal
 import subprocess
 import tempfile
 import threading
+from collections import Counter
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,14 +21,20 @@ from archsweep.config import ExperimentConfig
 from archsweep.errors import MachineError
 from archsweep.planning.plan import Trial
 from archsweep.running.recorder import reason_in
-from archsweep.running.resources import ASSUMED_GPU_BYTES, Resources, request
+from archsweep.running.resources import ASSUMED_GPU_BYTES, Resources, fitting, larger, request
 from archsweep.running.worker import Report, train_trial
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from archsweep.planning.search import Search
     from archsweep.running.recorder import Recorder
+
+MOST_LOSSES = 3  # times that a trial may lose its process; a machine that kills it each time is out of memory
+
+# How the reasons of failures begin.
+_OUT_OF_MEMORY = ("torch.OutOfMemoryError", "torch.cuda.OutOfMemoryError")
+_LOST = "ray.exceptions."
 
 # Ray reads these when it is imported or started. Set by the user, they stay.
 _SETTINGS = {
@@ -41,71 +49,145 @@ _SETTINGS = {
 }
 
 
-def run(
-    trials: Sequence[Trial],
-    corpus_ids: Mapping[str, str],
-    recorder: Recorder,
-    stop: threading.Event,
-    *,
-    num_cpus: int | None = None,
-    num_gpus: int | None = None,
-    address: str | None = None,
-    cache_dir: Path | None = None,
-    search: Search | None = None,
-) -> Any:
-    """Train `trials` with Ray Tune, the first ones first, each on the corpus that `corpus_ids` names for it, until `stop` is set.
+class Cluster:
+    """A Ray that runs: what its nodes have, and the trials that Tune schedules on them."""
 
-    With a `search`, its suggestions follow them, as many at a time as there are slots.
-    `num_cpus` and `num_gpus` size a Ray of our own (default: what the machine has), `address` names a running cluster. A trial that fails
-    is recorded as failed. Returns Tune's result dataframe, one row per trial. Raises MachineError where Ray cannot start, or no node could
-    ever hold one of the trials.
-    """
-    with _ray(num_cpus, num_gpus, address) as ray:
-        from ray import tune
+    def __init__(self, ray: Any) -> None:
+        self._ray = ray
+        self._use_gpu = any(node.get("GPU", 0) > 0 for node in self._nodes())
+        self._gpu_bytes = _smallest_gpu_bytes(ray) if self._use_gpu else ASSUMED_GPU_BYTES
 
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        use_gpu = any(node.get("GPU", 0) > 0 for node in nodes)
-        gpu_bytes = _smallest_gpu_bytes(ray) if use_gpu else ASSUMED_GPU_BYTES
-        requests = {trial.id: request(trial, use_gpu, gpu_bytes) for trial in trials}
-        for resources in set(requests.values()):
-            _check_some_node_holds(resources, nodes)
-        by_id = {trial.id: trial for trial in trials}
-        known = dict(by_id)  # grows with a search
-        searched = _searcher(search, list(trials), known) if search else None
-        trainable = tune.with_resources(
-            tune.with_parameters(
-                _trainable(),
-                trials=by_id,
-                corpus_ids=corpus_ids,
-                home=recorder.home,
-                cache_dir=cache_dir,
-            ),
-            lambda config: tune.PlacementGroupFactory([_bundle(request(_ours(config, by_id), use_gpu, gpu_bytes))]),
-        )
-        with tempfile.TemporaryDirectory(prefix="archsweep-tune-") as scratch:
-            tuner = tune.Tuner(
-                trainable,
-                param_space={} if searched else _param_space(trials),
-                tune_config=tune.TuneConfig(
-                    reuse_actors=True,
-                    trial_name_creator=_trial_name,
-                    trial_dirname_creator=_trial_name,
-                    scheduler=_scheduler(known, recorder),
-                    **(_searching(searched, nodes) if searched else {}),
-                ),
-                run_config=tune.RunConfig(
-                    name="tune",
-                    storage_path=scratch,
-                    verbose=0,
-                    callbacks=_callbacks(known, recorder),
-                    stop=_stopper(stop),
-                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # the records are the result
-                ),
-            )
-            frame = tuner.fit().get_dataframe()
-        for trial in known.values():
+    def slots(self, trials: Sequence[Trial]) -> int:
+        """How many of `trials`, by what the largest of them asks for, run side by side."""
+        largest = max((self.request(trial) for trial in trials), key=lambda resources: (resources.gpus, resources.cpus))
+        return max(1, sum(fitting(largest, node) for node in self._nodes()))
+
+    def run(
+        self,
+        trials: Sequence[Trial],
+        corpus_ids: Mapping[str, str],
+        recorder: Recorder,
+        stop: threading.Event,
+        cache_dir: Path | None = None,
+        search: Search | None = None,
+    ) -> list[Any]:
+        """Train `trials`, the first ones first, each on the corpus that `corpus_ids` names for it, until `stop` is set.
+
+        With a `search`, its suggestions follow them, as many at a time as there are slots.
+        A trial that ran out of its share of a GPU runs again with twice of it; one whose process or node died, up to MOST_LOSSES times,
+        from its checkpoint; every other failure is its end. Returns Tune's result dataframes, one of each round. Raises MachineError
+        where no node could ever hold one of the trials, and what recording raised.
+        """
+        work = _Work(self, corpus_ids, recorder, stop, cache_dir)
+        for trial in trials:
+            work.add(trial)
+        frames, left = [], list(trials)
+        while (left or search) and not stop.is_set():
+            for resources in {work.requests[trial.id] for trial in left}:
+                _check_some_node_holds(resources, self._nodes())
+            work.again = []
+            frames.append(_fit(work, left, search))
+            if work.broken is not None:
+                raise work.broken
+            left, search = work.again, None  # it ends with the first round
+        for trial in work.trials.values():
             recorder.tidy(trial)
-        return frame
+        return frames
+
+    def processors(self) -> int:
+        """Those of all nodes together: at most so many trials run side by side."""
+        return max(1, int(sum(node.get("CPU", 0) for node in self._nodes())))
+
+    def request(self, trial: Trial) -> Resources:
+        """What the trial asks for at first."""
+        return request(trial, self._use_gpu, self._gpu_bytes)
+
+    def _nodes(self) -> list[dict[str, float]]:
+        return [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+
+
+@dataclass
+class _Work:
+    """What a run's trials are given, and what becomes of those that fail."""
+
+    cluster: Cluster
+    corpus_ids: Mapping[str, str]
+    recorder: Recorder
+    stop: threading.Event
+    cache_dir: Path | None
+    trials: dict[str, Trial] = field(default_factory=dict)  # those that are known; a search adds to them
+    requests: dict[str, Resources] = field(default_factory=dict)
+    losses: Counter[str] = field(default_factory=Counter)  # of its process or node, by trial
+    again: list[Trial] = field(default_factory=list)  # what the next round trains
+    broken: Exception | None = None  # what recording raised: nothing can go on without records
+
+    def add(self, trial: Trial) -> None:
+        self.trials[trial.id], self.requests[trial.id] = trial, self.cluster.request(trial)
+
+    def fail(self, trial: Trial, reason: str, details: str) -> None:
+        """Record a failure, as the trial's end or with the next try that it gets."""
+        asked = self.requests[trial.id]
+        if reason.startswith(_OUT_OF_MEMORY) and 0 < asked.gpus < 1:
+            self.requests[trial.id] = larger(asked)
+            self._try_again(trial, reason, details, f"again with {self.requests[trial.id].gpus:g} of a GPU instead of {asked.gpus:g}")
+        elif reason.startswith(_LOST) and self.losses[trial.id] < MOST_LOSSES:
+            self.losses[trial.id] += 1
+            self._try_again(trial, reason, details, "again from its checkpoint")
+        else:
+            self.recorder.fail(trial, reason, details)
+
+    def _try_again(self, trial: Trial, reason: str, details: str, how: str) -> None:
+        self.again.append(trial)
+        self.recorder.retry(trial, reason, details, how)
+
+
+def _fit(work: _Work, trials: Sequence[Trial], search: Search | None) -> Any:
+    """One round: Tune's result dataframe of the trials and of those that the search adds, one row each."""
+    from ray import tune
+
+    requests = dict(work.requests)
+    trainable = tune.with_resources(
+        tune.with_parameters(
+            _trainable(),
+            trials=dict(work.trials),
+            corpus_ids=work.corpus_ids,
+            home=work.recorder.home,
+            cache_dir=work.cache_dir,
+        ),
+        lambda config: tune.PlacementGroupFactory(
+            [_bundle(requests[config["trial_id"]] if config["trial_id"] in requests else Resources(*config["asks"]))]
+        ),
+    )
+    what = {"param_space": _param_space(trials)} if search is None else {}
+    with tempfile.TemporaryDirectory(prefix="archsweep-tune-") as scratch:
+        tuner = tune.Tuner(
+            trainable,
+            **what,
+            tune_config=tune.TuneConfig(
+                reuse_actors=True,
+                trial_name_creator=_trial_name,
+                trial_dirname_creator=_trial_name,
+                scheduler=_scheduler(work),
+                **({} if search is None else _searching(work, search.trials(list(trials)))),
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=scratch,
+                verbose=0,
+                callbacks=_callbacks(work),
+                stop=_stopper(work.stop),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # the records are the result
+            ),
+        )
+        return tuner.fit().get_dataframe()
+
+
+@contextmanager
+def started(num_cpus: int | None = None, num_gpus: int | None = None, address: str | None = None) -> Iterator[Cluster]:
+    """A Ray of our own for the length of the block, sized by `num_cpus` and `num_gpus` (default: what the machine has), or the running
+    one at `address`. Raises MachineError where it cannot start or be reached."""
+    with _ray(num_cpus, num_gpus, address) as ray:
+        yield Cluster(ray)
 
 
 @contextmanager
@@ -189,7 +271,7 @@ def _smallest_gpu_bytes(ray: Any) -> int:
 
 def _check_some_node_holds(resources: Resources, nodes: Sequence[dict[str, float]]) -> None:
     """Ray would wait forever for what no node has."""
-    if not any(node.get("CPU", 0) >= resources.cpus and node.get("GPU", 0) >= resources.gpus for node in nodes):
+    if not any(fitting(resources, node) for node in nodes):
         largest = ", ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
         raise MachineError(
             f"a trial needs {resources.cpus} CPUs and {resources.gpus:g} GPUs on one node, and the nodes have {largest}. "
@@ -204,12 +286,6 @@ def _param_space(trials: Sequence[Trial]) -> dict[str, Any]:
     configs = {trial.id: trial.config.to_dict() for trial in trials}
     fields = {name: tune.sample_from(lambda spec, name=name: configs[spec.config.trial_id][name]) for name in ExperimentConfig.model_fields}
     return {"trial_id": tune.grid_search(list(configs)), **fields}
-
-
-def _ours(config: Mapping[str, Any], trials: Mapping[str, Trial]) -> Trial:
-    """The trial that Tune's config is about; a search's comes with it, since Tune has pickled `trials` before it was suggested."""
-    suggested = config.get("suggested")
-    return Trial.model_validate_json(suggested) if suggested else trials[config["trial_id"]]
 
 
 def _trial_name(trial: Any) -> str:
@@ -236,7 +312,8 @@ def _trainable() -> type:
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
             granted = self.trial_resources.required_resources
-            trial = _ours(new_config, self._trials)
+            suggested = new_config.get("suggested")  # a search's trials are not known when the workers start
+            trial = Trial.model_validate_json(suggested) if suggested else self._trials[new_config["trial_id"]]
             self._reports = train_trial(
                 trial,
                 self._corpus_ids[trial.id],
@@ -257,57 +334,53 @@ def _trainable() -> type:
     return ReplicaTrial
 
 
-def _searcher(search: Search, unfinished: list[Trial], known: dict[str, Trial]) -> Any:
-    """Tune's view of a search: the trials that it goes on with, then its suggestions, all of them put into `known`."""
+def _searching(work: _Work, trials: Iterator[Trial]) -> dict[str, Any]:
+    """Tune's settings for a search: `trials` one by one, as it asks for them. What becomes of them the search hears from the recorder."""
     from ray import tune
 
     class Suggestions(tune.search.Searcher):  # type: ignore[misc]
-        """What becomes of a trial the search hears from the recorder."""
+        """The next trial, added to what the run works on, and sent to a worker with what it asks for."""
 
-        def __init__(self, trials: Iterator[Trial], known: dict[str, Trial]) -> None:
+        def __init__(self, work: _Work, trials: Iterator[Trial]) -> None:
             super().__init__()
-            self._trials, self._known = trials, known
+            self._work, self._trials = work, trials
 
         def __getstate__(self) -> dict[str, Any]:
             return {}  # as for the callbacks below
 
         def suggest(self, trial_id: str) -> Any:
-            if (trial := next(self._trials, None)) is None:
+            if self._work.stop.is_set() or (trial := next(self._trials, None)) is None:
                 return self.FINISHED
-            self._known[trial.id] = trial
-            return {"trial_id": trial.id, "suggested": trial.model_dump_json()} | trial.config.to_dict()
+            self._work.add(trial)
+            asks = list(self._work.requests[trial.id])
+            return {"trial_id": trial.id, "suggested": trial.model_dump_json(), "asks": asks} | trial.config.to_dict()
 
         def on_trial_complete(self, trial_id: str, result: Report | None = None, error: bool = False) -> None: ...
 
         def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None: ...
 
-    return Suggestions(search.trials(unfinished), known)
+    # Without a number Tune would prepare one trial at a time and leave slots idle.
+    return {"search_alg": Suggestions(work, trials), "max_concurrent_trials": work.cluster.processors(), "num_samples": -1}
 
 
-def _searching(searcher: Any, nodes: Sequence[dict[str, float]]) -> dict[str, Any]:
-    """Tune's settings for it. Without a number Tune would prepare one trial at a time and leave slots idle."""
-    slots = int(sum(node.get("CPU", 0) for node in nodes))  # a trial takes one processor at least
-    return {"search_alg": searcher, "max_concurrent_trials": max(1, slots), "num_samples": -1}
-
-
-def _scheduler(known: Mapping[str, Trial], recorder: Recorder) -> Any:
+def _scheduler(work: _Work) -> Any:
     from ray.tune.schedulers import FIFOScheduler
 
     class EarlyStopping(FIFOScheduler):  # type: ignore[misc]
         """First come, first served; after an evaluation the recorder says whether a trial goes on."""
 
-        def __init__(self, known: Mapping[str, Trial], recorder: Recorder) -> None:
+        def __init__(self, work: _Work) -> None:
             super().__init__()
-            self._known, self._recorder = known, recorder
+            self._work = work
 
         def __getstate__(self) -> dict[str, Any]:
             return {}  # as for the callbacks below
 
         def on_trial_result(self, tune_controller: Any, trial: Any, result: Report) -> str:
-            stops = self._recorder.stops(self._known[trial.config["trial_id"]], result)
+            stops = self._work.recorder.stops(self._work.trials[trial.config["trial_id"]], result)
             return str(self.STOP if stops else self.CONTINUE)
 
-    return EarlyStopping(known, recorder)
+    return EarlyStopping(work)
 
 
 def _stopper(stop: threading.Event) -> Any:
@@ -331,34 +404,40 @@ def _stopper(stop: threading.Event) -> Any:
     return Asked(stop)
 
 
-def _callbacks(known: Mapping[str, Trial], recorder: Recorder) -> list[Any]:
+def _callbacks(work: _Work) -> list[Any]:
     from ray import tune
     from ray.tune.logger import JsonLoggerCallback
 
     class Record(tune.Callback):  # type: ignore[misc]
-        """Tune's events, handed to the recorder."""
+        """Tune's events, handed to the recorder. Nothing is raised here, where it would leave trials unsaved: it ends the run."""
 
-        def __init__(self, known: Mapping[str, Trial], recorder: Recorder) -> None:
-            self._known, self._recorder = known, recorder
+        def __init__(self, work: _Work) -> None:
+            self._work = work
 
         def __getstate__(self) -> dict[str, Any]:
             return {}  # Tune pickles its callbacks for a restore that never comes: the same command starts a new Tune
 
         def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            self._recorder.begin(self._ours(trial))
+            self._record(lambda ours: self._work.recorder.begin(ours), trial)
 
         def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Report, **info: Any) -> None:
-            self._recorder.report(self._ours(trial), result)
+            self._record(lambda ours: self._work.recorder.report(ours, result), trial)
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            self._recorder.finish(self._ours(trial), trial.last_result)
+            self._record(lambda ours: self._work.recorder.finish(ours, trial.last_result), trial)
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             details = re.sub(r"\x1b\[[0-9;]*m", "", Path(trial.error_file).read_text())  # without the colours that Ray adds
-            self._recorder.fail(self._ours(trial), reason_in(details), details)
+            self._record(lambda ours: self._work.fail(ours, reason_in(details), details), trial)
 
-        def _ours(self, trial: Any) -> Trial:
-            return self._known[trial.config["trial_id"]]
+        def _record(self, what: Callable[[Trial], None], trial: Any) -> None:
+            if self._work.broken is not None:
+                return
+            try:
+                what(self._work.trials[trial.config["trial_id"]])
+            except Exception as error:
+                self._work.broken = error
+                self._work.stop.set()
 
     # Without one logger of its own, Tune's dataframe would be empty.
-    return [Record(known, recorder), JsonLoggerCallback()]
+    return [Record(work), JsonLoggerCallback()]

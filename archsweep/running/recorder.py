@@ -2,50 +2,60 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from archsweep.atomic import must_be_writable
 from archsweep.records import write
-from archsweep.records.schema import CHECKPOINT_FOLDER, TRIALS_FOLDER
+from archsweep.records.schema import CHECKPOINT_FOLDER, OUTCOME_FILE, RECORDS_FILE, TRIALS_FOLDER
 from archsweep.running.worker import best_setting_loss
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from archsweep.planning.plan import Plan, Trial
+    from archsweep.planning.plan import Trial
     from archsweep.planning.search import Result, Search
     from archsweep.running.early_stopping import EarlyStopping
     from archsweep.running.progress import Progress
     from archsweep.running.worker import Report
 
 ERROR_FILE = "error.txt"
+ENDED = {"finished", "stopped"}  # of a trial that is not run again
 
 
 class Recorder:
-    """Writes a sweep's records as its trials report, and tells `progress`, the `search` that suggested them, and `early_stopping`."""
+    """Writes a sweep's records as its trials report, and tells `progress`, the `search` that suggested them, and `early_stopping`.
+
+    Every method raises MachineError where the folder cannot be written, or is no longer the one that the run began in.
+    """
 
     def __init__(self, folder: Path, progress: Progress, search: Search | None = None, early_stopping: EarlyStopping | None = None) -> None:
         self._folder = folder
+        self._identity = _identity(folder)
         self._progress, self._search, self._early_stopping = progress, search, early_stopping
         self._reported: set[str] = set()
 
     def begin(self, trial: Trial) -> None:
-        write.begin(self.trial_folder(trial), trial.config)
+        with self._opened(trial) as folder:
+            write.begin(folder, trial.config)
         self._reported.discard(trial.id)
         self._progress.trial_began(trial)
 
     def report(self, trial: Trial, report: Report) -> None:
-        folder = self.trial_folder(trial)
-        if trial.id not in self._reported:
-            self._reported.add(trial.id)
-            if not report["resumed_at"]:
-                write.set_aside_records(folder)
-            self._progress.trial_noted(trial, _notes(report))
-        if report["rows"]:
-            write.append(folder, report["rows"])
-            if self._search:
-                self._search.report(trial, report["rows"][0]["step"], report["val_loss"])
+        with self._opened(trial) as folder:
+            if trial.id not in self._reported:
+                self._reported.add(trial.id)
+                if not report["resumed_at"]:
+                    write.set_aside_records(folder)
+                self._progress.trial_noted(trial, _notes(report))
+            if report["rows"]:
+                write.append(folder, report["rows"])
+        if self._search and report["rows"]:
+            self._search.report(trial, report["rows"][0]["step"], report["val_loss"])
         self._progress.trial_reported(trial, report["step"])
 
     def stops(self, trial: Trial, report: Report) -> bool:
@@ -53,34 +63,49 @@ class Recorder:
         return self._early_stopping is not None and self._early_stopping.stops(trial, report["rows"])
 
     def finish(self, trial: Trial, last: Report) -> None:
-        names = set(write.Outcome.model_fields) & set(last)
-        facts = {name: last[name] for name in names}
-        if stopped := self._early_stopping and self._early_stopping.reasons.get(trial.id):
-            outcome = write.Outcome(status="stopped", reason=stopped, stopped_step=last["rows"][0]["step"], **facts)
-        else:
-            lost = all(row["status"] == "diverged" for row in last["rows"])
-            reason = f"every replica diverged: {last['rows'][0]['reason']}" if lost else None
-            outcome = write.Outcome(status="finished", reason=reason, **facts)
-        write.finish(self.trial_folder(trial), outcome)
+        outcome = self._outcome(trial, last)
+        with self._opened(trial) as folder:
+            write.finish(folder, outcome)
         self.tidy(trial)
         self._tell(trial)
         self._progress.trial_finished(trial, last["val_loss"], outcome.reason)
 
+    def _outcome(self, trial: Trial, last: Report) -> write.Outcome:
+        facts = {name: last[name] for name in set(write.Outcome.model_fields) & set(last)}
+        if stopped := self._early_stopping and self._early_stopping.reasons.get(trial.id):
+            return write.Outcome(status="stopped", reason=stopped, stopped_step=last["rows"][0]["step"], **facts)
+        lost = all(row["status"] == "diverged" for row in last["rows"])
+        reason = f"every replica diverged: {last['rows'][0]['reason']}" if lost else None
+        return write.Outcome(status="finished", reason=reason, **facts)
+
     def tidy(self, trial: Trial) -> None:
         """Remove the checkpoint of a trial that has ended; a worker that was told to stop may have saved itself once more."""
-        if _is_finished(self.trial_folder(trial)):
-            shutil.rmtree(self.trial_folder(trial) / CHECKPOINT_FOLDER, ignore_errors=True)
+        with self._opened(trial) as folder:
+            if recorded_status(folder) in ENDED:
+                shutil.rmtree(folder / CHECKPOINT_FOLDER, ignore_errors=True)
 
     def _tell(self, trial: Trial) -> None:
         if self._search and (result := recorded_result(self.trial_folder(trial))):
             self._search.tell(trial, result)
 
     def fail(self, trial: Trial, reason: str, details: str) -> None:
-        folder = self.trial_folder(trial)
-        (folder / ERROR_FILE).write_text(details)
-        write.finish(folder, write.Outcome(status="failed", reason=reason))
+        """The trial's end."""
+        self._write_failure(trial, reason, details)
         self._tell(trial)
-        self._progress.trial_failed(trial, reason, folder / ERROR_FILE)
+        self._progress.trial_failed(trial, reason, self.trial_folder(trial) / ERROR_FILE)
+
+    def retry(self, trial: Trial, reason: str, details: str, how: str) -> None:
+        """A failure after which the trial runs again: kept as an attempt."""
+        self._write_failure(trial, reason, details)
+        with self._opened(trial) as folder:
+            write.set_aside_outcome(folder)
+        self._progress.trial_noted(trial, [f"{reason}; {how}"])
+
+    def _write_failure(self, trial: Trial, reason: str, details: str) -> None:
+        with self._opened(trial) as folder:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / ERROR_FILE).write_text(details)
+            write.finish(folder, write.Outcome(status="failed", reason=reason))
 
     def trial_folder(self, trial: Trial) -> Path:
         """Where the trial's records, checkpoint and model are."""
@@ -91,20 +116,36 @@ class Recorder:
         """Where the trials' folders are."""
         return self._folder / TRIALS_FOLDER
 
+    @contextmanager
+    def _opened(self, trial: Trial) -> Iterator[Path]:
+        """The trial's folder, for writing."""
+        with must_be_writable(self._folder, "What was recorded is there; the same command goes on once there is room and permission."):
+            if _identity(self._folder) != self._identity:
+                raise OSError("it is not the folder in which the run began, but was unmounted, moved or replaced")
+            yield self.trial_folder(trial)
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    """Which folder a path leads to now: a mount that vanishes leaves another one of the same name."""
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
 
 def _notes(report: Report) -> list[str]:
     resumed = [f"goes on from its checkpoint at step {report['resumed_at']}"] if report["resumed_at"] else []
     return [*report["warnings"], *resumed]
 
 
-def unfinished(plan: Plan, folder: Path) -> list[Trial]:
-    """The plan's trials that have not finished, in its order: the longest first."""
-    return [trial for trial in plan.trials if not _is_finished(folder / TRIALS_FOLDER / trial.id)]
+def to_train(trials: Sequence[Trial], folder: Path, *, retry_failed: bool = True) -> list[Trial]:
+    """Those of `trials` that have not finished in the sweep's `folder`, in their order; without `retry_failed` nor failed."""
+    ended = ENDED if retry_failed else {*ENDED, "failed"}
+    return [trial for trial in trials if recorded_status(folder / TRIALS_FOLDER / trial.id) not in ended]
 
 
-def _is_finished(folder: Path) -> bool:
+def recorded_status(folder: Path) -> str | None:
+    """How the trial in `folder` ended; None where it has not."""
     outcome = write.recorded_outcome(folder)
-    return outcome is not None and outcome.status in ("finished", "stopped")
+    return None if outcome is None else outcome.status
 
 
 def recorded_result(folder: Path) -> Result | None:
@@ -115,6 +156,31 @@ def recorded_result(folder: Path) -> Result | None:
         return None
     losses = {step: best_setting_loss(rows) for step, rows in write.recorded_evaluations(folder).items()}
     return Result(outcome.status, losses[max(losses)] if losses else float("inf"), outcome.decode_tokens_per_second, losses)
+
+
+def reuse(trials: Sequence[Trial], folder: Path) -> list[Trial]:
+    """Copy those of `trials` that another sweep beside `folder` has finished; returns them. A trial's name is all of its content, so
+    one of the same name is the same trial."""
+    return [trial for trial in trials if (found := _finished_elsewhere(trial, folder)) and _copy(found, folder / TRIALS_FOLDER / trial.id)]
+
+
+def _finished_elsewhere(trial: Trial, folder: Path) -> Path | None:
+    found = sorted(path.parent for path in folder.parent.glob(f"*/{TRIALS_FOLDER}/{trial.id}/{OUTCOME_FILE}"))
+    return next((path for path in found if path.parents[1] != folder and recorded_status(path) == "finished"), None)
+
+
+def _copy(found: Path, target: Path) -> bool:
+    """Whether `target` has taken over the finished trial `found`, whole; one that was begun there goes on instead."""
+    if (target / RECORDS_FILE).exists():
+        return False
+    draft = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    shutil.copytree(found, draft)
+    outcome = write.recorded_outcome(draft)
+    assert outcome is not None
+    write.finish(draft, outcome.model_copy(update={"reused_from": found.parents[1].name}))
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(draft, target)
+    return True
 
 
 def reason_in(traceback: str) -> str:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from archsweep.planning.memory import DEFAULT_CALIBRATION
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from archsweep.planning.plan import Trial
 
 CUDA_CONTEXT_BYTES = 600_000_000  # what a process holds on a GPU before its first tensor
@@ -26,6 +28,21 @@ def request(trial: Trial, use_gpu: bool, gpu_bytes: int = ASSUMED_GPU_BYTES) -> 
     if not use_gpu or trial.config.device == "cpu":
         return Resources(1, 0)
     return Resources(1, share(CUDA_CONTEXT_BYTES + round(DEFAULT_CALIBRATION * trial.memory_bytes), gpu_bytes))
+
+
+def larger(asked: Resources) -> Resources:
+    """What a trial that ran out of its share of a GPU asks for next."""
+    return asked._replace(gpus=min(1.0, 2 * asked.gpus))
+
+
+def fitting(resources: Resources, node: Mapping[str, float]) -> int:
+    """How many such requests a node, by its CPU and GPU counts, holds at once."""
+    by_cpus = int(node.get("CPU", 0) // resources.cpus)
+    if not resources.gpus:
+        return by_cpus
+    gpus = int(node.get("GPU", 0))
+    by_gpus = gpus // int(resources.gpus) if resources.gpus >= 1 else gpus * int(1 / resources.gpus + 1e-9)
+    return min(by_cpus, by_gpus)
 
 
 def share(needed: int, gpu_bytes: int) -> float:

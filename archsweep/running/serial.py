@@ -10,19 +10,27 @@ from archsweep.running.recorder import Recorder, reason_in
 from archsweep.running.worker import Report, train_trial
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Mapping
+    from collections.abc import Generator, Mapping, Sequence
     from pathlib import Path
     from threading import Event
 
     from archsweep.planning.plan import Trial
+    from archsweep.planning.search import Search
 
 
-def run(trials: Iterable[Trial], corpus_ids: Mapping[str, str], recorder: Recorder, stop: Event, cache_dir: Path | None = None) -> None:
+def run(
+    trials: Sequence[Trial],
+    corpus_ids: Mapping[str, str],
+    recorder: Recorder,
+    stop: Event,
+    cache_dir: Path | None = None,
+    search: Search | None = None,
+) -> None:
     """Train `trials` in order, each on the corpus that `corpus_ids` names for it, until `stop` is set.
 
-    A trial that fails is recorded as failed, and the next one begins.
+    With a `search`, its suggestions follow them. A trial that fails is recorded as failed, and the next one begins.
     """
-    for trial in trials:
+    for trial in search.trials(list(trials)) if search else trials:
         recorder.begin(trial)
         reports = train_trial(trial, corpus_ids[trial.id], cache_dir, threads=1, folder=recorder.trial_folder(trial))
         last: Report = {}

@@ -12,7 +12,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from archsweep.errors import DataError
-from archsweep.planning.memory import calibration, largest_micro_batch, stack_memory_bytes
+from archsweep.planning.memory import calibration, largest_micro_batch, largest_stack, stack_memory_bytes
 from archsweep.records.schema import CHECKPOINT_FOLDER, MODEL_FOLDER
 from archsweep.running.resources import CUDA_CONTEXT_BYTES
 
@@ -55,9 +55,9 @@ def train_trial(
         trial.replicas,
         cache_dir=cache_dir,
         checkpoint_dir=folder / CHECKPOINT_FOLDER,
-        micro_batch_size=_first_micro_batch(trial, resolve_device(trial.config), gpu_share, cache_dir),
         prune_tune=trial.prune_tune,
         warn=warnings.append,
+        **_fit(trial, resolve_device(trial.config), gpu_share, cache_dir),
     )
     experiment.setup()
     if experiment.data.corpus.id != corpus_id:
@@ -99,8 +99,10 @@ def train_trial(
             }
 
 
-def _first_micro_batch(trial: Trial, device: torch.device, gpu_share: float, cache_dir: Path | None) -> int | None:
-    """The micro-batch that micro_batch_size="auto" tries first: on a GPU what is predicted to fit the trial's share of it."""
+def _fit(trial: Trial, device: torch.device, gpu_share: float, cache_dir: Path | None) -> dict[str, Any]:
+    """How the trial fits its share of a GPU: replicas to a stack, windows to the first micro-batch, and whether running out of memory
+    makes those smaller. It does so only on a whole GPU: a smaller share is given back for a larger one. On a CPU: nothing to fit.
+    """
     import torch
 
     from archsweep.training.data import default_cache_dir
@@ -108,11 +110,16 @@ def _first_micro_batch(trial: Trial, device: torch.device, gpu_share: float, cac
     from archsweep.training.replicas import choose_stack_size
 
     if device.type != "cuda":
-        return None
-    free = int(torch.cuda.get_device_properties(device).total_memory * min(1.0, gpu_share or 1.0)) - CUDA_CONTEXT_BYTES
-    stack_size = choose_stack_size(trial.config, len(trial.replicas), device)
+        return {"shrinks": not 0 < gpu_share < 1}
+    part = min(1.0, gpu_share or 1.0)
+    torch.cuda.set_per_process_memory_fraction(part, device)  # Ray's share is bookkeeping: this holds the trial to it
+    free = int(torch.cuda.get_device_properties(device).total_memory * part) - CUDA_CONTEXT_BYTES
+    precision = resolve_precision(trial.config, device)
     measured = calibration(cache_dir or default_cache_dir(), device_name(device))
-    return largest_micro_batch(trial.config, stack_size, free, precision=resolve_precision(trial.config, device), calibration=measured)
+    most = choose_stack_size(trial.config, len(trial.replicas), device)
+    stack_size = largest_stack(trial.config, most, free, precision=precision, calibration=measured)
+    first = largest_micro_batch(trial.config, stack_size, free, precision=precision, calibration=measured)
+    return {"stack_size": stack_size, "micro_batch_size": first, "shrinks": part == 1.0}
 
 
 def _predicted(trial: Trial, row: dict[str, Any], precision: str) -> int:

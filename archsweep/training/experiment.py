@@ -48,8 +48,9 @@ class ArchitectureExperiment:
     A single experiment leaves its model in `output_dir` (default `results/<experiment_name>`) after its last step; replicas leave nothing
     unless `output_dir` is given. With `checkpoint_dir`, the run is saved there every `checkpoint_seconds` and when it is stopped, and goes
     on from there; `warn` is told of a checkpoint that is damaged. `stack_size` replicas train at once; by default as many as the device
-    gains from. `micro_batch_size` is where micro_batch_size="auto" begins: by default a whole batch. With `prune_tune`, tuned settings that
-    are far behind after half of the steps are given up: their last rows say so, and the others' bits do not change on a CPU.
+    gains from. `micro_batch_size` is where micro_batch_size="auto" begins: by default a whole batch; it becomes smaller where memory runs
+    out, unless `shrinks` is False. With `prune_tune`, tuned settings that are far behind after half of the steps are given up: their last
+    rows say so, and the others' bits do not change on a CPU.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class ArchitectureExperiment:
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
         stack_size: int | None = None,
         micro_batch_size: int | None = None,
+        shrinks: bool = True,
         prune_tune: bool = False,
         warn: Callable[[str], object] = warnings.warn,
     ) -> None:
@@ -71,7 +73,7 @@ class ArchitectureExperiment:
         self.output_dir = Path(output_dir or f"results/{config.experiment_name}") if output_dir or replicas is None else None
         self.resumed_at = 0  # the step of the checkpoint from which this run went on
         self._cache_dir, self._checkpoint_dir, self._checkpoint_seconds = cache_dir, checkpoint_dir, checkpoint_seconds
-        self._stack_size, self._micro_batch_size, self._warn = stack_size, micro_batch_size, warn
+        self._stack_size, self._micro_batch_size, self._shrinks, self._warn = stack_size, micro_batch_size, shrinks, warn
         self._planned, self._prune_tune = self.replicas, prune_tune
         self._step = 0
         self._evaluated: list[list[Row]] = []
@@ -106,9 +108,10 @@ class ArchitectureExperiment:
     def _prepare(self, replicas: Sequence[Replica]) -> StackInTraining:
         stack = ReplicaStack(self.config, replicas, self.device)
         windows = {replica.seed: self.data.train_windows(replica.seed) for replica in replicas}
-        given = self.config.micro_batch_size
-        micro_batch_size = min(self._micro_batch_size or self.config.batch_size, self.config.batch_size) if given == "auto" else given
-        return StackInTraining(self.config, stack, ReplicaAdamW(stack, self.config, self.total_steps), windows, micro_batch_size)
+        given, largest = self.config.micro_batch_size, self.config.batch_size
+        micro_batch_size = min(self._micro_batch_size or largest, largest) if given == "auto" else given
+        shrinks = self._shrinks and given == "auto"
+        return StackInTraining(self.config, stack, ReplicaAdamW(stack, self.config, self.total_steps), windows, micro_batch_size, shrinks)
 
     # Checkpoints.
 
@@ -332,6 +335,7 @@ class StackInTraining:
     optimizer: ReplicaAdamW
     windows: dict[int, TokenWindows]  # by seed: replicas of one seed read the same batches
     micro_batch_size: int
+    shrinks: bool  # the micro-batch, where memory runs out
     step: int = 0
     seconds: float = 0.0
     _seconds_of_last_step: float = math.inf
@@ -368,7 +372,7 @@ class StackInTraining:
         try:
             losses = self._accumulate(step, batch)
         except torch.OutOfMemoryError:
-            if self.config.micro_batch_size != "auto" or self.micro_batch_size == 1:
+            if not self.shrinks or self.micro_batch_size == 1:
                 raise
             self.micro_batch_size = -(-self.micro_batch_size // 2)
             torch.cuda.empty_cache()

@@ -68,7 +68,8 @@ def seen(tiny_plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> tuple[Wat
     before, watch = listening_beyond_loopback(), Watch()
     ids = {trial.id: prepare(trial.config).id for trial in tiny_plan.trials}
     recorder = Recorder(tmp_path_factory.mktemp("sweep"), watch)  # type: ignore[arg-type]
-    frame = ray_tune.run(tiny_plan.trials, ids, recorder, threading.Event(), num_cpus=1, num_gpus=1)
+    with ray_tune.started(num_cpus=1, num_gpus=1) as cluster:
+        (frame,) = cluster.run(tiny_plan.trials, ids, recorder, threading.Event())
     return watch, frame, before
 
 

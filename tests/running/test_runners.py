@@ -12,9 +12,11 @@ from rich.console import Console
 
 from archsweep import load, load_curves, pipeline
 from archsweep.errors import ConfigError, MachineError
-from archsweep.pipeline import Machine
+from archsweep.pipeline import Ledger, Machine
+from archsweep.planning.plan import make_plan
 from archsweep.records.schema import CURVES, RESULTS
 from archsweep.running.recorder import reason_in
+from archsweep.space import Choice, Space
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,9 +35,9 @@ class Sweep(NamedTuple):
     said: str
 
 
-def run(plan: Plan, folder: Path, machine: Machine) -> str:
+def run(plan: Plan, folder: Path, machine: Machine, ledger: Ledger | None = None) -> str:
     screen = io.StringIO()
-    pipeline.run(plan, folder, machine, Console(file=screen, width=200))
+    pipeline.run(plan, folder, machine, Console(file=screen, width=200), ledger)
     pipeline.collect(folder)
     return screen.getvalue()
 
@@ -110,6 +112,53 @@ def test_the_same_command_again_trains_what_failed_and_leaves_what_is_finished(s
     assert "1 of 2 trials are finished and stay as they are" in said
     assert records[finished.id].read_bytes() == before
     assert set(load(sweep.folder).status) == {"finished"}
+
+
+def with_seeds(plan: Plan, repeat: int) -> Plan:
+    """The tiny plan with more seeds, or fewer."""
+    space = Space(
+        base=plan.trials[0].config, compare={"num_layers": Choice(1, 2)}, tune={"learning_rate": Choice(1e-3, 3e-3)}, repeat=repeat
+    )
+    return make_plan(plan.name, plan.question, space, plan.corpus_id)
+
+
+def records(folder: Path) -> dict[str, bytes]:
+    return {path.parent.name: path.read_bytes() for path in folder.glob("trials/*/records.jsonl")}
+
+
+def test_an_extended_sweep_trains_the_new_seeds_alone_to_the_losses_of_one_sweep_of_them_all(tiny_plan: Plan, tmp_path: Path) -> None:
+    few, many = (with_seeds(tiny_plan, repeat) for repeat in (1, 2))
+    run(few, tmp_path / "tiny", MACHINES["serial"])
+    before = records(tmp_path / "tiny")
+    said = run(many, tmp_path / "tiny", MACHINES["serial"], Ledger(extend=True))
+    assert "2 of 4 trials are finished" in said
+    assert before.items() <= records(tmp_path / "tiny").items()
+    run(many, tmp_path / "whole", MACHINES["serial"])
+    keys = ["variant", "learning_rate", "seed"]
+    extended, whole = (load(tmp_path / name).sort_values(keys) for name in ("tiny", "whole"))
+    assert extended[keys].values.tolist() == whole[keys].values.tolist()
+    assert extended.val_loss.tolist() == pytest.approx(whole.val_loss.tolist(), rel=1e-5)  # in stacks of other sizes: to rounding
+
+
+def test_a_trial_that_another_sweep_has_finished_is_taken_from_there_unless_a_fresh_one_is_asked_for(
+    tiny_plan: Plan, tmp_path: Path
+) -> None:
+    run(tiny_plan, tmp_path / "first", MACHINES["serial"])
+    said = run(tiny_plan.model_copy(update={"name": "second"}), tmp_path / "second", MACHINES["serial"])
+    assert "2 trials are taken from other sweeps" in said
+    assert "replicas began" not in said
+    assert records(tmp_path / "first") == records(tmp_path / "second")
+    assert set(load(tmp_path / "second").reused_from) == {"first"}
+    assert load(tmp_path / "first").reused_from.isna().all()
+    third = run(tiny_plan.model_copy(update={"name": "third"}), tmp_path / "third", MACHINES["serial"], Ledger(fresh=True))
+    assert third.count("replicas began") == 2
+
+
+def test_what_failed_stays_failed_where_no_retry_is_wanted(tiny_plan: Plan, tmp_path: Path) -> None:
+    run(with_a_trial_that_fails(tiny_plan), tmp_path / "tiny", MACHINES["serial"])
+    said = run(tiny_plan, tmp_path / "tiny", MACHINES["serial"], Ledger(retry_failed=False))
+    assert "2 of 2 trials are finished or failed" in said
+    assert sorted(set(load(tmp_path / "tiny").status)) == ["failed", "finished"]
 
 
 def test_two_drivers_do_not_run_one_sweep_at_once(tiny_plan: Plan, tmp_path: Path) -> None:

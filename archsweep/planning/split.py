@@ -1,0 +1,52 @@
+"""A plan for a machine: large trials in parts, so that no slot waits for the last of them."""
+
+from __future__ import annotations
+
+import heapq
+from typing import TYPE_CHECKING
+
+from archsweep.planning.plan import longest_first
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from archsweep.planning.plan import Trial
+
+WASTE = 0.15  # of the slots' time; splitting a stack has its own price, so less than this is let be
+
+
+def split(trials: Sequence[Trial], slots: int, corpus_id: str) -> list[Trial]:
+    """`trials` for `slots` that run side by side, the longest first, as few in parts as keep the slots from waiting for the last ones.
+
+    A setting's seeds stay together as long as there are several settings.
+    """
+    parts = longest_first(trials)
+    shortest = max(sum(trial.work for trial in trials) / slots, *(trial.cost.work for trial in trials))  # no parts are faster than this
+    while makespan([trial.work for trial in parts], slots) > (1 + WASTE) * shortest:
+        longest = next((trial for trial in parts if len(trial.replicas) > 1), None)
+        if longest is None:
+            break
+        parts.remove(longest)
+        parts = longest_first([*parts, *_halves(longest, corpus_id)])
+    return parts
+
+
+def makespan(works: Sequence[float], slots: int) -> float:
+    """When the last of `works` ends, each in turn begun by the slot that is free first."""
+    ends = [0.0] * slots
+    for work in works:
+        heapq.heapreplace(ends, ends[0] + work)
+    return max(ends)
+
+
+def _halves(trial: Trial, corpus_id: str) -> list[Trial]:
+    settings = list(dict.fromkeys((replica.learning_rate, replica.weight_decay) for replica in trial.replicas))
+    if len(settings) > 1:
+        first = settings[: len(settings) // 2]
+        chosen = [(replica.learning_rate, replica.weight_decay) in first for replica in trial.replicas]
+    else:
+        chosen = [index < len(trial.replicas) // 2 for index in range(len(trial.replicas))]
+    return [
+        trial.with_replicas(tuple(replica for replica, mine in zip(trial.replicas, chosen, strict=True) if mine == half), corpus_id)
+        for half in (True, False)
+    ]

@@ -1,0 +1,67 @@
+"""Trials for a machine: in parts where slots would wait, with every replica in one of them."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import TYPE_CHECKING
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from archsweep.config import ExperimentConfig
+from archsweep.planning.plan import Trial, make_plan
+from archsweep.planning.split import WASTE, makespan, split
+from archsweep.space import Choice, Space
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+BASE = ExperimentConfig(hidden_size=64, num_heads=4, context_length=64)
+
+
+def trials(layers: Sequence[int], rates: int, repeat: int) -> tuple[Trial, ...]:
+    tune = {"learning_rate": Choice(*(1e-3 * 2**n for n in range(rates)))}
+    space = Space(base=BASE, compare={"num_layers": Choice(*layers)}, tune=tune, repeat=repeat)
+    return make_plan("sweep", "Why?", space, "corpus").trials
+
+
+def test_a_makespan_by_hand() -> None:
+    assert makespan([5, 4, 3, 3], 2) == 8  # 5 and 3 on one slot, 4 and 3 on the other
+    assert makespan([5, 4, 3, 3], 4) == 5
+    assert makespan([2, 2], 1) == 4
+
+
+def test_trials_that_fill_the_slots_stay_whole() -> None:
+    planned = trials((1, 1 + 1, 3, 4), 2, 3)
+    assert split(planned, 1, "corpus") == list(planned)
+
+
+def test_one_trial_on_two_slots_becomes_two_of_half_the_settings_each() -> None:
+    (whole,) = trials((2,), 4, 3)
+    parts = split([whole], 2, "corpus")
+    assert [{replica.learning_rate for replica in part.replicas} for part in parts] == [{1e-3, 2e-3}, {4e-3, 8e-3}]
+    assert all({replica.seed for replica in part.replicas} == {0, 1, 2} for part in parts)
+
+
+def test_one_setting_is_split_by_its_seeds() -> None:
+    (whole,) = trials((2,), 1, 4)
+    assert [[replica.seed for replica in part.replicas] for part in split([whole], 2, "corpus")] == [[0, 1], [2, 3]]
+
+
+@given(
+    layers=st.sets(st.integers(1, 6), min_size=1, max_size=5), rates=st.integers(1, 4), repeat=st.integers(1, 3), slots=st.integers(1, 12)
+)
+def test_parts_hold_every_replica_once_and_leave_little_idle(layers: set[int], rates: int, repeat: int, slots: int) -> None:
+    planned = trials(sorted(layers), rates, repeat)
+    parts = split(planned, slots, "corpus")
+    models = [(part.label, replica) for part in parts for replica in part.replicas]
+    assert sorted(models, key=repr) == sorted(((trial.label, replica) for trial in planned for replica in trial.replicas), key=repr)
+    assert len({part.id for part in parts}) == len(parts)
+    works = [part.work for part in parts]
+    shortest = max(sum(works) / slots, *(part.cost.work for part in parts), 1)
+    assert makespan(works, slots) <= (1 + WASTE) * shortest or all(len(part.replicas) == 1 for part in parts)
+
+
+def test_the_same_machine_gets_the_same_parts() -> None:
+    for slots, repeat in product((3, 8), (1, 3)):
+        assert split(trials((1, 4), 3, repeat), slots, "corpus") == split(trials((1, 4), 3, repeat), slots, "corpus")
