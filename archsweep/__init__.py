@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from archsweep.errors import ArchsweepError
     from archsweep.records.read import load, load_curves
     from archsweep.records.results import ExperimentResults, MetricsTracker
-    from archsweep.space import Budget, Choice, Space
+    from archsweep.space import ASHA, Budget, Choice, IntRange, LogUniform, MedianStopping, Optuna, Space, Uniform, When
     from archsweep.training.data import LanguageModelDataset
     from archsweep.training.experiment import ArchitectureExperiment
     from archsweep.training.metrics import MetricsCalculator
     from archsweep.training.model import CustomGPT2Model
 
 _HOMES = {
+    "ASHA": "space",
     "ArchitectureExperiment": "training.experiment",
     "ArchsweepError": "errors",
     "Budget": "space",
@@ -30,11 +31,17 @@ _HOMES = {
     "CustomGPT2Model": "training.model",
     "ExperimentConfig": "config",
     "ExperimentResults": "records.results",
+    "IntRange": "space",
     "LanguageModelDataset": "training.data",
+    "LogUniform": "space",
+    "MedianStopping": "space",
     "MetricsCalculator": "training.metrics",
     "MetricsTracker": "records.results",
+    "Optuna": "space",
     "Replica": "config",
     "Space": "space",
+    "Uniform": "space",
+    "When": "space",
     "compare_experiments": "analysis.compare",
     "generate_summary_report": "analysis.report",
     "load": "records.read",
@@ -43,6 +50,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "ASHA",
     "ArchitectureExperiment",
     "ArchsweepError",
     "Budget",
@@ -50,11 +58,17 @@ __all__ = [
     "CustomGPT2Model",
     "ExperimentConfig",
     "ExperimentResults",
+    "IntRange",
     "LanguageModelDataset",
+    "LogUniform",
+    "MedianStopping",
     "MetricsCalculator",
     "MetricsTracker",
+    "Optuna",
     "Replica",
     "Space",
+    "Uniform",
+    "When",
     "compare_experiments",
     "generate_summary_report",
     "load",

@@ -372,7 +372,7 @@ def _print_plan(planned: Plan, forecast: Forecast, console: Console, json: bool)
     _console(width=max(console.width, widest)).print(shown)  # a narrow terminal wraps lines rather than losing digits
     for refusal in planned.refused:
         console.print(f"refused {label(refusal.variant)}: {refusal.reason}", highlight=False, markup=False)
-    for fact in facts(forecast):
+    for fact in facts(planned, forecast):
         console.print(fact, highlight=False, markup=False)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+from collections import defaultdict
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,7 +21,7 @@ from archsweep.planning.forecast import forecast as make_forecast
 from archsweep.planning.grid import Variant
 from archsweep.planning.plan import Plan, longest_first, make_plan, make_single_plan, replicas_of, sized
 from archsweep.planning.split import split
-from archsweep.records.schema import CONFIG_FILE, MODEL_FOLDER, PLAN_FILE, TRIALS_FOLDER
+from archsweep.records.schema import CONFIG_FILE, JOURNAL_FILE, MODEL_FOLDER, PLAN_FILE, TRIALS_FOLDER
 from archsweep.space import TEXT_FIELDS
 from archsweep.training.corpus import default_cache_dir, identify, train_tokens
 
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from archsweep.config import ExperimentConfig, Replica
     from archsweep.planning.length import Speed
     from archsweep.planning.plan import Trial
+    from archsweep.planning.search import Search
+    from archsweep.running.early_stopping import EarlyStopping
     from archsweep.running.progress import Progress
     from archsweep.running.recorder import Recorder
     from archsweep.running.worker import KeepModels, Storage
@@ -247,33 +250,66 @@ def run(
                 progress.say(f"{skipped} of {len(settled.trials)} trials are {ended} and stay as they are")
             if reused:
                 progress.say(f"{len(reused)} trials are taken from other sweeps in {folder.parent}; --fresh trains them")
-            if trials:
+            if trials or len(settled.trials) < settled.size:
                 with trackers.opened(settled, folder, leavings.track, progress.say) as told:
                     storage = Storage(machine.cache_dir, machine.checkpoint_seconds, leavings.keep_models)
-                    _train(settled, trials, folder, machine, storage, progress, recorder.Recorder(folder, progress, told, machine.cache))
+                    search = _search(settled, folder)
+                    watched = recorder.Recorder(folder, progress, told, machine.cache, search, _early_stopping(settled, folder))
+                    _train(settled, trials, folder, machine, storage, watched, progress, search)
 
 
 def _train(
-    plan: Plan, trials: list[Trial], folder: Path, machine: Machine, storage: Storage, progress: Progress, recorder: Recorder
+    plan: Plan,
+    trials: list[Trial],
+    folder: Path,
+    machine: Machine,
+    storage: Storage,
+    recorder: Recorder,
+    progress: Progress,
+    search: Search | None,
 ) -> None:
     """Let a runner train the trials, with its reports recorded and shown; a stop that was asked for becomes a KeyboardInterrupt."""
     from archsweep.running import ray_tune, serial
     from archsweep.running.stop import stop_requests
 
-    texts = _tokenized(trials, machine.cache_dir)  # before any worker starts: what is wrong with the data shows here
+    texts = _tokenized(trials or list(plan.trials), machine.cache_dir)  # before any worker starts: what is wrong with the data shows here
 
     def watched(trials: list[Trial], train: Callable[..., object]) -> None:
         corpus_ids = {trial.id: texts[_text(trial.config)] for trial in trials}
+        if search:  # the texts of its later trials are those of its first
+            corpus_ids = defaultdict(lambda: next(iter(texts.values())), corpus_ids)
         with progress.shown(trials), stop_requests(folder, progress.say) as stop:
-            train(trials, corpus_ids, recorder, stop, storage)
+            train(trials, corpus_ids, recorder, stop, storage, search)
         if stop.is_set():
             raise KeyboardInterrupt
 
     if machine.serial:
         watched(trials, serial.run)
-        return
-    with ray_tune.started(machine.num_cpus, machine.num_gpus, machine.address) as cluster:
-        watched(_split(plan, trials, folder, cluster.slots(trials)), cluster.run)
+    else:
+        with ray_tune.started(machine.num_cpus, machine.num_gpus, machine.address) as cluster:
+            watched(_split(plan, trials, folder, cluster.slots(trials or plan.trials)), cluster.run)
+    if search and search.exhausted:
+        progress.say(f"the search found {len(search.plan.trials)} different variants to train and no more")
+
+
+def _search(plan: Plan, folder: Path) -> Search | None:
+    """The search as its records say, each of its suggestions kept in plan.json before it trains; None for a grid."""
+    if plan.method is None:
+        return None
+    from archsweep.planning.search import Search
+    from archsweep.running.recorder import recorded_result
+
+    known = {trial.id: recorded_result(folder / TRIALS_FOLDER / trial.id) for trial in plan.trials}
+    results = {trial: result for trial, result in known.items() if result}
+    return Search(plan, results, lambda grown: grown.save(folder / PLAN_FILE), folder / JOURNAL_FILE)
+
+
+def _early_stopping(plan: Plan, folder: Path) -> EarlyStopping | None:
+    if plan.space is None or plan.space.early_stopping is None:
+        return None
+    from archsweep.running.early_stopping import EarlyStopping
+
+    return EarlyStopping(plan.space.early_stopping, plan.trials, folder)
 
 
 def _tokenized(trials: list[Trial], cache_dir: Path | None) -> dict[Text, str]:
@@ -290,7 +326,8 @@ def _text(config: ExperimentConfig) -> Text:
 
 def _split(plan: Plan, trials: list[Trial], folder: Path, slots: int) -> list[Trial]:
     """The trials for so many slots, large ones in parts, as the folder's plan then says; once one has begun they stay as they are."""
-    if any((folder / TRIALS_FOLDER / trial.id).exists() for trial in trials):
+    is_compared_while_it_trains = plan.method or plan.early_stopping or any(trial.prune_tune for trial in trials)
+    if is_compared_while_it_trains or any((folder / TRIALS_FOLDER / trial.id).exists() for trial in trials):
         return trials
     parts = split(trials, slots, plan.corpus_id)
     kept = [trial for trial in plan.trials if trial not in trials]

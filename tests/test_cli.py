@@ -381,16 +381,41 @@ def test_spaces_lists_the_shipped_questions(capsys: pytest.CaptureFixture[str]) 
     assert "bases" not in said
 
 
-@pytest.mark.parametrize("words", [["--help"], ["spaces"], ["plan", "heads_vs_layers"], ["heads_vs_layers", "--dry-run"]])
-def test_what_only_looks_imports_nothing_heavy(words: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("words", "heavy"),
+    [
+        (["--help"], []),
+        (["spaces"], []),
+        (["plan", "heads_vs_layers"], []),
+        (["heads_vs_layers", "--dry-run"], []),
+        (["plan", "pareto"], ["optuna"]),  # whose first suggestions are a part of the plan
+    ],
+)
+def test_what_only_looks_imports_nothing_heavy(words: list[str], heavy: list[str]) -> None:
     script = (
         "import sys, atexit\n"
-        "atexit.register(lambda: print('HEAVY', sorted({'torch', 'ray', 'pandas', 'transformers'} & set(sys.modules))))\n"
+        "atexit.register(lambda: print('HEAVY', sorted({'torch', 'ray', 'pandas', 'transformers', 'optuna'} & set(sys.modules))))\n"
         "from archsweep.cli import main\n"
         f"main({words!r})"
     )
     said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=REPOSITORY, check=True)
-    assert "HEAVY []" in said.stdout
+    assert f"HEAVY {heavy}" in said.stdout
+
+
+def test_the_plan_of_a_search_says_its_ranges_its_first_trials_and_what_all_may_cost(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("plan", "pareto") == 0
+    said = capsys.readouterr().out
+    assert "24 trials of 4 replicas, chosen by nsga2 to minimise val_loss and decode_latency and parameters" in said
+    assert "num_layers: IntRange(low=1, high=6, step=1)" in said
+    assert "The first 10, which depend on no result" in said
+    assert "these 10 trials; 2.4 times as much for all 24 if the others cost as much" in said
+
+
+@pytest.mark.slow
+def test_a_searchs_smoke_run_ends_with_its_front(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("pareto", "--smoke", "--serial", "--results", str(tmp_path)) == 0
+    assert "The lowest loss of 3 variants that nsga2 chose" in capsys.readouterr().out
+    assert "No other variant is as good" in (tmp_path / "pareto-smoke" / "report.md").read_text()
 
 
 def _heed_ctrl_c() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from archsweep.config import ExperimentConfig
 from archsweep.errors import SpaceError
-from archsweep.space import Budget, Choice, Space
+from archsweep.space import ASHA, Budget, Choice, IntRange, LogUniform, MedianStopping, Optuna, Space, Uniform, When
 
 BASE = ExperimentConfig(num_layers=2, num_heads=4, head_dim=16, context_length=64, max_tokens=307_200, eval_tokens=65_536)
 
@@ -71,6 +71,7 @@ def refused(**changes: Any) -> str:
         ({"budget": (Budget("parameters", 9), 5)}, "budget must be a Budget, got 5"),
         ({"budget": Budget("flops", -1e9)}, "target must be a number of FLOPs above 0, got -1000000000.0"),
         ({"budget": Budget("tokens", 1e6)}, "target must be a whole number of tokens, at least 1, got 1000000.0"),
+        ({"method": Optuna(4), "budget": Budget("train_seconds", 60, 0.1)}, "a search cannot hold train_seconds"),
         ({"budget": Budget("train_seconds", 60)}, 'got 0.01. Write Budget("train_seconds", 60, tolerance=0.1)'),
         ({"budget": Budget("tokens", 1000, multiple_of=8)}, "multiple_of is for the widths, which tokens leaves alone, got 8"),
         ({"budget": Budget("parameters", 1000, multiple_of=0)}, "multiple_of must be a whole number, at least 1, got 0"),
@@ -80,12 +81,67 @@ def refused(**changes: Any) -> str:
             "max_tokens is what meets the budget of flops. Compare another field",
         ),
         ({"derive": 3}, "derive must be a function"),
+        ({"prune_tune": "yes"}, "prune_tune must be True or False, got 'yes'"),
+        ({"prune_tune": True}, "it needs tune, a repeat of at least 2, and several evaluations"),
+        ({"constrain": 3}, "constrain must be a function from ExperimentConfig to a reason or None, got 3"),
+        ({"compare": {"num_layers": IntRange(1, 4)}}, "num_layers must be a Choice in a grid, got IntRange(low=1, high=4, step=1)"),
+        ({"tune": {"learning_rate": LogUniform(1e-3, 1e-2)}}, "learning_rate must be a Choice, got LogUniform(low=0.001, high=0.01)"),
+        ({"method": 40}, "method must be Optuna, got 40. Write Optuna(trials=40)"),
+        ({"method": Optuna(0)}, "trials must be a whole number of variants to train, at least 1, got 0"),
+        ({"method": Optuna(9, sampler="tp")}, "tp is not a sampler: did you mean tpe"),  # type: ignore[arg-type]
+        ({"method": Optuna(9, seed=0.5)}, "seed must be a whole number, got 0.5"),  # type: ignore[arg-type]
+        ({"method": Optuna(9, objectives=("val_loss", "flop"))}, "flop is not an objective: did you mean flops"),  # type: ignore[arg-type]
+        ({"method": Optuna(9, objectives="val_loss")}, "objectives must be a tuple of names, got 'val_loss'"),  # type: ignore[arg-type]
+        ({"method": Optuna(9, objectives=("flops",))}, "objectives must hold"),
+        ({"early_stopping": 3}, "early_stopping must be ASHA or MedianStopping, got 3"),
+        ({"early_stopping": ASHA(first=1.0)}, "first must be a fraction of the steps above 0 and below 1, got 1.0"),
+        ({"early_stopping": ASHA(reduction=1)}, "reduction must be a whole number, at least 2, got 1"),
+        ({"early_stopping": MedianStopping(fewest=0)}, "fewest must be a whole number of variants, at least 1, got 0"),
+        ({"early_stopping": ASHA(), "base": BASE.copy(num_evaluations=1)}, "base.num_evaluations is 1. Give the base 4 of them"),
+        (
+            {"early_stopping": ASHA(), "method": Optuna(9, objectives=("val_loss", "flops"))},
+            "early_stopping decides by val_loss alone, and there are several objectives",
+        ),
+        ({"compare": {"num_layers": Choice(1, 2), "num_heads": When(Choice(2, 4))}}, "must have a condition"),
+        ({"compare": {"num_layers": When(Choice(1, 2), num_heads=4)}}, "before it, got num_heads"),
+        ({"compare": {"num_layers": Choice(1, 2), "num_heads": When(Choice(2), num_layer=1)}}, "did you mean num_layers"),
+        ({"compare": {"num_layers": Choice(1, 2), "num_heads": When(Choice(2), num_layers=3)}}, "num_layers is never 3"),
     ],
 )
 def test_each_fault_is_told_with_its_rule_and_value(changes: dict[str, Any], told: str) -> None:
     message = refused(**changes)
     assert told in message
     assert message.startswith("1 fault in the search space")
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "told"),
+    [
+        ("num_layers", IntRange(4, 1), "num_layers must have a low below its high"),
+        ("num_layers", IntRange(1, 8, 3), "in whole steps, got IntRange(low=1, high=8, step=3). Write IntRange(1, 7, 3)"),
+        ("num_layers", IntRange(1, 2.5), "IntRange takes whole numbers"),  # type: ignore[arg-type]
+        ("num_layers", IntRange(0, 3), "num_layers: input should be greater than or equal to 1, got 0"),
+        ("num_layers", Uniform(1, 2.5), "num_layers: input should be a valid integer, got 2.5"),
+        ("dropout", LogUniform(0.0, 0.5), "dropout must begin above 0 to be spread by factors"),
+        ("dropout", Uniform(0.0, float("nan")), "Uniform takes finite numbers"),
+        ("dropout", Uniform(0.0, 1.0), "dropout: input should be less than 1, got 1.0"),
+    ],
+)
+def test_each_fault_of_a_range_is_told(name: str, values: Any, told: str) -> None:
+    assert told in refused(compare={name: values}, method=Optuna(9))
+
+
+def test_smoke_of_a_search_searches_less_for_the_same() -> None:
+    compare = {
+        "num_layers": IntRange(1, 12),
+        "max_tokens": IntRange(100_000, 400_000),
+        "num_heads": When(Choice(1, 2), num_layers=Choice(1, 2)),
+    }
+    small = space(compare=compare, method=Optuna(40), tune={"learning_rate": Choice(1e-3, 2e-3, 4e-3)}).smoke()
+    assert small.method == Optuna(3)
+    assert small.compare == compare | {"max_tokens": IntRange(5_120, 20_480)}
+    grid = space(compare={"num_layers": Choice(1, 2, 4), "num_heads": When(Choice(1, 2, 4), num_layers=4)}).smoke()
+    assert grid.compare == {"num_layers": Choice(1, 4), "num_heads": When(Choice(1, 4), num_layers=4)}
 
 
 def test_all_faults_are_told_at_once() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from archsweep.analysis.source import BudgetRule, Given, Source, read_source
+from archsweep.analysis.source import BudgetRule, Given, SearchRule, Source, read_source
 from archsweep.analysis.statistics import (
     ALPHA,
     Layout,
@@ -30,7 +30,12 @@ if TYPE_CHECKING:
 
 BEST, BETTER, UNDECIDED = "BEST", "BETTER", "UNDECIDED"
 LR_CONFOUNDED, BUDGET_MISMATCH = "LR-CONFOUNDED", "BUDGET-MISMATCH"
-NO_RESULT = {"diverged": "DIVERGED", "failed": "FAILED", "unfinished": "UNFINISHED"}  # the verdict of a variant no setting of which counts
+NO_RESULT = {
+    "diverged": "DIVERGED",
+    "failed": "FAILED",
+    "stopped": "STOPPED",
+    "unfinished": "UNFINISHED",
+}  # the verdict of a variant no setting of which counts
 
 FEWEST_TOKENS_PER_PARAMETER = 5  # below it a ranking is about this budget alone
 SIZE_TOLERANCE = 0.01  # where no budget is stated
@@ -80,7 +85,8 @@ def _compare(source: Source) -> Comparison:
     table["verdict"] = _verdicts(table, source.budgets)
     table["seeds_needed"] = _seeds_needed(table, layout)
     so_far = "So far: " if (source.results["status"] == "unfinished").any() else ""
-    return Comparison(source.question, so_far + _sentence(table), table, _caveats(source, tried, table, layout), pairs, tried, source)
+    sentence = _search_sentence(source.search, table) if source.search else _sentence(table)
+    return Comparison(source.question, so_far + sentence, table, _caveats(source, tried, table, layout), pairs, tried, source)
 
 
 # --------------------------------------------------------------------------------------------------------------------- the table
@@ -204,6 +210,20 @@ def _sentence(table: pd.DataFrame) -> str:
     return " ".join(part for part in parts if part)
 
 
+def _search_sentence(search: SearchRule, table: pd.DataFrame) -> str:
+    """What a search may say: what it found, not that it is the best; its variants were chosen by the losses that would test them."""
+    ranked = table[table["mean"].notna()]
+    if ranked.empty:
+        return "Nothing found: no variant has finished all its seeds at any setting."
+    best = ranked.iloc[0]
+    whose = f"{_variants(len(ranked), verb='')} that {search.sampler} chose"
+    found = f"The lowest loss of {whose}: {best['variant']}, with {loss(best['mean'])} nats/token."
+    if len(search.objectives) > 1:
+        others = " and ".join(words(name) for name in search.objectives if name != "val_loss")
+        found += f" What it costs in {others} the front says."
+    return f"{found} A search suggests: to decide between its best few, compare them in a grid with more seeds."
+
+
 def _undecided(best: pd.Series, others: pd.DataFrame) -> str:
     group = others[others["verdict"] == UNDECIDED]
     if group.empty:
@@ -274,6 +294,7 @@ def _caveats(source: Source, tried: pd.DataFrame, table: pd.DataFrame, layout: L
     found = [
         _partial(source),
         *_incomplete(source),
+        _pruned(source),
         _edges(ranked),
         _untuned(ranked),
         _tuned_on_test_seeds(tried),
@@ -297,12 +318,34 @@ def _incomplete(source: Source) -> list[str]:
     """Replicas that failed or diverged, and refused variants, each counted: no loss is missing silently."""
     statuses, found = source.results["status"], []
     counts = [f"{(statuses == status).sum()} {status}" for status in ("failed", "diverged") if (statuses == status).any()]
+    stopped = source.results[statuses == "stopped"].drop_duplicates("trial_id")
+    if len(stopped):
+        shown = "; ".join(f"{row.variant} at step {row.step}" for row in stopped.head(4).itertuples())
+        more = f"; and {len(stopped) - 4} more" if len(stopped) > 4 else ""
+        which = f"{_variants(len(stopped), verb='')}: {shown}{more}"
+        found.append(f"{source.early_stopping or 'Early stopping'} stopped {which}. No verdict counts them.")
     if counts:
         rule = "a setting counts only where all its seeds finished with a finite loss"
         found.append(f"Of {len(statuses)} replicas, {' and '.join(counts)}; {rule}.")
     if source.refused:
         found.append(f"{_variants(len(source.refused))} refused before training: {'; '.join(f'{v} ({r})' for v, r in source.refused[:3])}.")
     return found
+
+
+def _pruned(source: Source) -> str:
+    """What prune_tune saved, and what it may have cost."""
+    rows = source.results[source.results["status"] == "pruned"]
+    if rows.empty:
+        return ""
+    settings = len(rows.drop_duplicates(["variant", "learning_rate", "weight_decay"]))
+    whole = source.results.groupby("variant")["tokens"].transform("max")
+    left = source.results["flops_per_token"] * (whole - source.results["tokens"])
+    saved = float(left[rows.index].sum() / (source.results["flops_per_token"] * whole).sum())
+    which = f"{settings} tuned setting{'s' if settings > 1 else ''}"
+    return (
+        f"prune_tune gave up {which} half-way or later, which saved {saved:.0%} of the FLOPs. "
+        "One that was far behind there may still have won: high learning rates gain most at the end."
+    )
 
 
 def _edges(ranked: pd.DataFrame) -> str:

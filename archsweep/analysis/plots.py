@@ -155,6 +155,35 @@ def plot_learning_rates(source: Given | Comparison, path: str | Path | None = No
     return figure
 
 
+def plot_front(variants: pd.DataFrame, objective: str) -> Figure:
+    """Loss against one other objective: a point per variant with its 95 % interval; filled, and joined, where it is on the front.
+
+    `variants` is that of search.Found.
+    """
+    front = variants[variants["front"]].sort_values(objective)
+    with _figure(6.4, 4.4, None) as (figure, axes):
+        for rows, colour, fill, order in ((variants[~variants["front"]], MUTED, PAPER, 2), (front, PALETTE[0], PALETTE[0], 3)):
+            x, mean, half = (rows[name].to_numpy(dtype=float, na_value=np.nan) for name in (objective, "mean", "half_width"))
+            axes.errorbar(
+                x, mean, yerr=np.nan_to_num(half), fmt="o", color=colour, markerfacecolor=fill, markersize=6, elinewidth=1, zorder=order
+            )
+        axes.plot(front[objective], front["mean"], color=PALETTE[0], linewidth=1, alpha=0.4)
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        unit = {"decode_latency": " (s/token)", "memory": " (bytes)", "flops": " (FLOPs)"}.get(objective, "")
+        axes.set(xlabel=f"{words(objective)}{unit}", ylabel="validation loss (nats/token)")
+    return figure
+
+
+def plot_best_so_far(variants: pd.DataFrame) -> Figure:
+    """The loss of each variant in the order of the suggestions, and the lowest so far; `variants` is that of search.Found."""
+    numbers = range(1, len(variants) + 1)
+    with _figure(6.4, 4.4, None) as (figure, axes):
+        axes.plot(numbers, variants["mean"], "o", color=MUTED, markersize=5, mew=0)
+        axes.step(numbers, variants["best_so_far"], where="post", color=PALETTE[0], linewidth=2)
+        axes.set(xlabel="variant", ylabel="validation loss (nats/token)")
+    return figure
+
+
 def png(figure: Figure) -> bytes:
     """A figure as a PNG for documents."""
     buffer = BytesIO()

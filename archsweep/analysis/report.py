@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from archsweep.analysis import plots
+from archsweep.analysis import plots, search
 from archsweep.analysis.compare import (
     BETTER,
     LR_CONFOUNDED,
@@ -120,7 +120,7 @@ def _markdown(value: object) -> str:
 
 def _content(comparison: Comparison) -> dict[str, Any]:
     """Everything that the templates print, as text; both formats say the same."""
-    source = comparison.source
+    source, found = comparison.source, search.found(comparison)
     return {
         "title": source.name,
         "question": comparison.question or f"Which of {', '.join(source.compare)} has the lowest loss?",
@@ -129,7 +129,9 @@ def _content(comparison: Comparison) -> dict[str, Any]:
         "counts": _counts(comparison),
         "caveats": comparison.caveats,
         "ranking": _ranking(comparison),
-        "figures": list(_illustrations(comparison)),
+        "figures": [*_search_illustrations(comparison, found), *_illustrations(comparison)],
+        "search": _search(comparison, found),
+        "front": _front(comparison, found),
         "budget": _budget_sentence(comparison),
         "sizes": _sizes(comparison),
         "rates": _rates(comparison),
@@ -155,7 +157,11 @@ def _tone(comparison: Comparison) -> str:
 
 def _counts(comparison: Comparison) -> str:
     statuses = comparison.source.results["status"].value_counts()
-    parts = [f"{statuses[status]} {status}" for status in ("finished", "diverged", "failed", "unfinished") if status in statuses]
+    parts = [
+        f"{statuses[status]} {status}"
+        for status in ("finished", "diverged", "pruned", "stopped", "failed", "unfinished")
+        if status in statuses
+    ]
     total = len(comparison.source.results)
     return f"{_plural(len(comparison.table), 'variant')} · {_plural(total, 'replica')}: {', '.join(parts)}"
 
@@ -220,6 +226,64 @@ def _illustrations(comparison: Comparison) -> Iterator[Illustration]:
     if count and source.curves["val_loss"].notna().any():
         caption = "Each variant at its best setting: the mean over seeds; the band reaches from the lowest seed to the highest."
         yield Illustration("training_curves", "Loss during training", caption + best, plots.plot_training_curves(comparison))
+
+
+# --------------------------------------------------------------------------------------------------------------------- the search
+
+
+def _search_illustrations(comparison: Comparison, found: search.Found | None) -> Iterator[Illustration]:
+    if found is None or found.variants.empty:
+        return
+    if len(found.objectives) == 1:
+        caption = "A point per variant in the order of the suggestions; the line is the lowest loss so far."
+        yield Illustration("best_so_far", "The search", caption, plots.plot_best_so_far(found.variants))
+        return
+    for name in found.objectives:
+        if name != "val_loss":
+            caption = "Filled: no other variant is as good in every objective and better in one. Bars: the mean's 95 % interval over seeds."
+            yield Illustration(f"front_{name}", f"Loss against {words(name)}", caption, plots.plot_front(found.variants, name))
+
+
+def _search(comparison: Comparison, found: search.Found | None) -> list[str]:
+    """What the search did, in sentences; none for a grid."""
+    rule = comparison.source.search
+    if found is None or rule is None:
+        return []
+    counts = ", ".join(f"{count} {what}" for what, count in found.counts.items())
+    told = [f"{rule.sampler} chose {rule.trials} variants to minimise {' and '.join(map(words, rule.objectives))}. Points: {counts}."]
+    if found.importances:
+        shares = ", ".join(f"{words(name)} {share:.0%}" for name, share in found.importances.items())
+        told.append(f"What the lower losses depend on, by PED-ANOVA over the variants that were trained: {shares}.")
+    return told
+
+
+def _front(comparison: Comparison, found: search.Found | None) -> Table:
+    """The variants of the front, the lowest loss first."""
+    if found is None or len(found.objectives) == 1:
+        return Table((), [])
+    others = [name for name in found.objectives if name != "val_loss"]
+    header = ("variant", "val loss", "± 95 %", "seeds", *map(words, others))
+    front = found.variants[found.variants["front"]].sort_values("mean")
+    rows = [
+        (
+            str(row["variant"]),
+            _number(row["mean"], loss),
+            _number(row["half_width"], lambda half: decimals(half, half)),
+            str(row["n"]),
+            *(_number(row[name], _OBJECTIVES[name]) for name in others),
+        )
+        for _, row in front.iterrows()
+    ]
+    return Table(header, rows, frozenset(range(1, len(header))))
+
+
+_OBJECTIVES: dict[str, Callable[[float], str]] = {
+    "parameters": "{:,.0f}".format,
+    "non_embedding_parameters": "{:,.0f}".format,
+    "flops": lambda value: _si(value),
+    "decode_latency": lambda value: f"{1000 * value:.3g} ms/token",
+    "memory": lambda value: f"{value / 1e6:,.0f} MB",
+}
 
 
 # --------------------------------------------------------------------------------------------------------------------- the audits

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import pandas as pd
 
@@ -28,6 +28,16 @@ class BudgetRule(NamedTuple):
     tolerance: float
 
 
+class SearchRule(NamedTuple):
+    """How the variants were chosen, where they were searched: what was to become small, and the suggestions that trained nothing."""
+
+    sampler: str
+    trials: int
+    objectives: tuple[str, ...]
+    refused: int
+    duplicates: int
+
+
 @dataclass(frozen=True, eq=False)
 class Source:
     """Results and curves with the roles of their columns; `folder` is the sweep's, or None."""
@@ -41,6 +51,8 @@ class Source:
     curves: pd.DataFrame
     folder: Path | None = None
     command: str = ""  # that ran the sweep
+    search: SearchRule | None = None
+    early_stopping: str = ""  # the rule that stopped trials
 
 
 def read_source(given: Given, compare: Sequence[str] | None = None) -> Source:
@@ -74,7 +86,17 @@ def _from_folder(folder: Path) -> Source:
         curves=read.load_curves(folder),
         folder=folder,
         command=plan.get("command") or "",
+        search=_search_rule(plan),
+        early_stopping=plan.get("early_stopping") or "",
     )
+
+
+def _search_rule(plan: dict[str, Any]) -> SearchRule | None:
+    if not (method := plan.get("method")):
+        return None
+    points = plan.get("points", ())
+    refused, duplicates = (sum(bool(point.get(name)) for point in points) for name in ("refused", "duplicate"))
+    return SearchRule(method["sampler"], method["trials"], tuple(method["objectives"]), refused, duplicates)
 
 
 def _column(kind: str) -> str:

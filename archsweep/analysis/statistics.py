@@ -23,14 +23,14 @@ def settings(results: pd.DataFrame) -> pd.DataFrame:
     """A row per variant and tuned setting: mean and sd of val_loss over seeds, and whether it counts.
 
     A setting counts (`complete`) where every planned seed finished with a finite loss: dropping the seeds that diverged would
-    reward a setting for being unstable. It `ended` where every seed finished or diverged, which also says something about it.
+    reward a setting for being unstable. It `ended` where every seed finished, diverged or was given up, which also says something about it.
     """
     rows = results[[*SETTING, "seed", "status"]].copy()
     rows["loss"] = finished_loss(results)
     if (twice := rows.duplicated([*SETTING, "seed"])).any():
         row = rows[twice].iloc[0]
         raise RecordError(f"{row.variant} has two results for seed {row.seed} at one setting. Keep one row per variant, setting and seed.")
-    rows["has_ended"] = rows["loss"].notna() | (rows["status"] == "diverged")
+    rows["has_ended"] = rows["loss"].notna() | rows["status"].isin(["diverged", "pruned"])
     groups = rows.groupby(SETTING, dropna=False, sort=False)
     table = groups.agg(
         planned=("seed", "size"), finished=("loss", "count"), mean=("loss", "mean"), sd=("loss", "std"), ended=("has_ended", "all")

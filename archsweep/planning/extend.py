@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from archsweep.config import NOT_CONTENT, ExperimentConfig, Replica, label
 from archsweep.errors import SpaceError
-from archsweep.planning.plan import Plan, Trial, longest_first
+from archsweep.planning.plan import Plan, Trial, in_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -24,8 +24,10 @@ def reconcile(recorded: Plan, planned: Plan, *, extend: bool) -> Plan:
 
     A variant's new replicas become a trial of their own, so that none is trained twice. Raises SpaceError where they may not be joined.
     """
+    if planned.search_id is not None and planned.search_id == recorded.search_id:
+        return planned.goes_on(recorded)
     there = _models(recorded)
-    same = there == _models(planned) and not _is_outdated(recorded)
+    same = there == _models(planned) and not _is_outdated(recorded) and planned.search_id == recorded.search_id
     if not same and not extend:
         raise SpaceError(
             f"{planned.name} holds another plan than this one: its search space, base, settings or text were different. "
@@ -37,7 +39,7 @@ def reconcile(recorded: Plan, planned: Plan, *, extend: bool) -> Plan:
     refused = {label(refusal.variant): refusal for refusal in (*recorded.refused, *planned.refused)}
     return planned.model_copy(
         update={
-            "trials": tuple(longest_first([*_as_planned(recorded, planned), *added])),
+            "trials": tuple(in_order([*_as_planned(recorded, planned), *added], planned.early_stopping)),
             "refused": tuple(refused.values()),
             "repeat": max(recorded.repeat, planned.repeat),
         }
@@ -75,6 +77,8 @@ def _missing(trial: Trial, there: set[Model], corpus_id: str) -> Trial | None:
 
 def _obstacles(recorded: Plan, planned: Plan) -> Iterator[str]:
     """Why the two are not one question."""
+    if planned.search_id or recorded.search_id:
+        yield "what a search has chosen from belongs to it"
     for role in _ROLES:
         before, now = getattr(recorded, role), getattr(planned, role)
         if before != now:

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 from archsweep.config import NAME_PATTERN, ExperimentConfig
 from archsweep.errors import ArchsweepError, SpaceError, nearest
 from archsweep.planning.cost import amount
-from archsweep.space import Choice, Space
+from archsweep.space import Choice, Space, values_of, with_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from types import ModuleType
 
-    from archsweep.space import Budget
+    from archsweep.space import Budget, Values
 
 SHIPPED_PACKAGE = "search_spaces"
 BASES_MODULE = "bases"
@@ -128,11 +128,17 @@ def _parsed(name: str, text: str) -> Any:
         return text
 
 
-def _rates_scaled(choices: Mapping[str, Choice], ratio: float) -> dict[str, Choice]:
-    if ratio == 1 or "learning_rate" not in choices:
-        return dict(choices)
-    rates = (rate for rate in choices["learning_rate"].values if isinstance(rate, (int, float)))
-    return {**choices, "learning_rate": Choice(*(_two_figures(rate * ratio) for rate in rates))}
+def _rates_scaled(compared: Mapping[str, Any], ratio: float) -> dict[str, Any]:
+    if ratio == 1 or "learning_rate" not in compared:
+        return dict(compared)
+    values = values_of(compared["learning_rate"])
+    if isinstance(values, Choice):
+        rates = (rate for rate in values.values if isinstance(rate, (int, float)))
+        scaled: Values = Choice(*(_two_figures(rate * ratio) for rate in rates))
+    else:
+        ends: dict[str, Any] = {"low": _two_figures(values.low * ratio), "high": _two_figures(values.high * ratio)}
+        scaled = replace(values, **ends)
+    return {**compared, "learning_rate": with_values(compared["learning_rate"], scaled)}
 
 
 def _two_figures(number: float) -> float:

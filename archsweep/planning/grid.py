@@ -1,8 +1,7 @@
-"""The grid: every combination of what a space compares, in the order it was written, each as a config that the budget has yet to size."""
+"""Variants: combinations of what a space compares (a grid has all of them), each as a config that the budget has yet to size."""
 
 from __future__ import annotations
 
-from itertools import product
 from math import prod
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,10 +9,12 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 from archsweep.config import ExperimentConfig
 from archsweep.errors import ConfigError, SpaceError
-from archsweep.space import STEP_FIELDS, TEXT_FIELDS
+from archsweep.space import STEP_FIELDS, TEXT_FIELDS, Choice, When, values_of
 
 if TYPE_CHECKING:
-    from archsweep.space import Space, Value
+    from collections.abc import Callable, Iterator
+
+    from archsweep.space import Space, Value, Values
 
 
 class Refusal(BaseModel):
@@ -34,17 +35,46 @@ class Variant(NamedTuple):
 
 def grid(space: Space) -> list[Variant | Refusal]:
     """Every variant in listed order; a Refusal stands where the values make no config. Raises SpaceError where `derive` is at fault."""
+    return [variant_of(space, dict(row)) for row in _rows(space, {})]
+
+
+def _rows(space: Space, values: dict[str, JsonValue]) -> Iterator[dict[str, JsonValue]]:
+    """Every way to go on from the values of the first fields, the last field varying fastest."""
+    if (name := _next_field(space, values)) is None:
+        yield values
+        return
+    choice = values_of(space.compare[name])
+    assert isinstance(choice, Choice)
+    for value in choice.values:
+        yield from _rows(space, {**values, name: plain(value)})
+
+
+def _next_field(space: Space, values: dict[str, JsonValue]) -> str | None:
+    """The field to choose after those that have a value: the next one listed whose condition holds."""
+    last = next(reversed(values), None)
     names = list(space.compare)
-    rows = product(*(choice.values for choice in space.compare.values()))
-    return [_variant(space, {name: _plain(value) for name, value in zip(names, row, strict=True)}) for row in rows]
+    for name in names[names.index(last) + 1 if last else 0 :]:
+        compared = space.compare[name]
+        if not isinstance(compared, When) or compared.holds(values):
+            return name
+    return None
 
 
-def _plain(value: Value) -> JsonValue:
+def chosen(space: Space, choose: Callable[[str, Values], JsonValue]) -> dict[str, JsonValue]:
+    """One variant's values, each chosen in turn by `choose(name, values)`; fields whose condition does not hold are left out."""
+    values: dict[str, JsonValue] = {}
+    while (name := _next_field(space, values)) is not None:
+        values[name] = choose(name, values_of(space.compare[name]))
+    return values
+
+
+def plain(value: Value) -> JsonValue:
     """The value as JSON gives it back, which has lists and no tuples."""
     return list(value) if isinstance(value, tuple) else value
 
 
-def _variant(space: Space, values: dict[str, JsonValue]) -> Variant | Refusal:
+def variant_of(space: Space, values: dict[str, JsonValue]) -> Variant | Refusal:
+    """The variant that has these values, or why none can have them."""
     try:
         changes = values | ({"max_tokens": _room(space.base, values)} if "max_tokens" in space.solved else {})
         config = _sized_for_budget(space, changes) if space.size_budget else space.base.copy(**changes)

@@ -6,7 +6,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf, JsonValue, ValidationError
 
 from archsweep.atomic import write_atomically
 from archsweep.config import TUNABLE, ExperimentConfig, Replica, label
@@ -16,12 +16,12 @@ from archsweep.planning.cost import Cost, amount, cost
 from archsweep.planning.grid import Refusal, Variant, grid
 from archsweep.planning.length import Speed, solve_length
 from archsweep.planning.memory import stack_memory_bytes
-from archsweep.space import Budget, Space, as_budgets
+from archsweep.space import Budget, Optuna, Space, as_budgets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Cost", "Plan", "Refusal", "Replica", "Trial", "make_plan"]
+__all__ = ["Cost", "Plan", "Point", "Refusal", "Replica", "Trial", "make_plan"]
 
 
 class Trial(BaseModel):
@@ -34,6 +34,7 @@ class Trial(BaseModel):
     config: ExperimentConfig
     replicas: tuple[Replica, ...]
     cost: Cost
+    prune_tune: bool = False
 
     @property
     def label(self) -> str:
@@ -48,7 +49,8 @@ class Trial(BaseModel):
     def with_replicas(self, replicas: tuple[Replica, ...], corpus_id: str) -> Trial:
         """The same variant with these replicas: a trial of another name."""
         content = [replica.model_dump(mode="json") for replica in replicas]
-        return self.model_copy(update={"id": self.config.content_id(content, corpus_id), "replicas": replicas})
+        how = ["prune_tune"] if self.prune_tune else []  # it changes what is recorded
+        return self.model_copy(update={"id": self.config.content_id(content, corpus_id, *how), "replicas": replicas})
 
     @property
     def memory_bytes(self) -> int:
@@ -56,8 +58,23 @@ class Trial(BaseModel):
         return stack_memory_bytes(self.config, 1 if self.config.gradient_checkpointing else len(self.replicas)).total
 
 
+class Point(BaseModel):
+    """A search's suggestion, in its sampler's words: the trial that has its result (where `duplicate`, an earlier point's), or why none."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    params: dict[str, JsonValue]
+    attributes: dict[str, JsonValue] = {}  # what the sampler noted of it
+    trial: str | None = None
+    duplicate: bool = False
+    refused: str | None = None
+
+
 class Plan(BaseModel):
-    """Every trial that will run, those that take longest first, and every variant that will not, with the reason."""
+    """Every trial that will run, those that take longest first, and every variant that will not, with the reason.
+
+    A search's plan grows: its first trials are known before anything runs, and each suggestion adds to `points` and `trials`, in order.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -71,6 +88,21 @@ class Plan(BaseModel):
     corpus_id: str
     trials: tuple[Trial, ...]
     refused: tuple[Refusal, ...]
+    early_stopping: str | None = None
+    method: Optuna | None = None
+    search_id: str | None = None  # names what a search asks, whatever its number of trials
+    ranges: dict[str, str] = {}  # of a search: what it may choose for each compared field
+    points: tuple[Point, ...] = ()
+    space: InstanceOf[Space] | None = Field(None, exclude=True, repr=False)  # what made the plan; one that was read from a file has none
+
+    @property
+    def size(self) -> int:
+        """The trials that will have run at the end."""
+        return max(len(self.trials), self.method.trials) if self.method else len(self.trials)
+
+    def goes_on(self, recorded: Plan) -> Plan:
+        """This search with the points of the recorded one, which asked the same; it may have another number of trials."""
+        return self.model_copy(update={"trials": recorded.trials, "refused": recorded.refused, "points": recorded.points})
 
     @property
     def budgets(self) -> tuple[Budget, ...]:
@@ -95,13 +127,7 @@ def make_plan(name: str, question: str, space: Space, corpus_id: str, command: s
 
     Raises SpaceError where no variant is left, ConfigError where the name cannot name a folder.
     """
-    variants = _long_enough(space, sized(space), speed)
-    trials = [_trial(name, space, variant, corpus_id) for variant in variants if isinstance(variant, Variant)]
-    refused = [variant for variant in variants if isinstance(variant, Refusal)]
-    if not trials:
-        reasons = "\n".join(f"  - {label(refusal.variant)}: {refusal.reason}" for refusal in refused)
-        raise SpaceError(f"{name}: none of the {len(refused)} variants can be trained\n{reasons}")
-    return Plan(
+    plan = Plan(
         name=name,
         question=question,
         command=command,
@@ -110,9 +136,59 @@ def make_plan(name: str, question: str, space: Space, corpus_id: str, command: s
         repeat=space.repeat,
         budget=space.budget,
         corpus_id=corpus_id,
-        trials=tuple(longest_first(trials)),
-        refused=tuple(refused),
+        trials=(),
+        refused=(),
+        early_stopping=space.early_stopping and repr(space.early_stopping),
+        space=space if space.method or space.early_stopping else None,
     )
+    plan = _first_points(plan, space) if space.method else plan.model_copy(update=_whole_grid(plan, space, speed))
+    if not plan.trials:
+        reasons = "\n".join(f"  - {label(refusal.variant)}: {refusal.reason}" for refusal in plan.refused)
+        raise SpaceError(f"{name}: none of the {len(plan.refused)} variants can be trained\n{reasons}")
+    return plan
+
+
+def _first_points(plan: Plan, space: Space) -> Plan:
+    from archsweep.planning.search import Search  # optuna takes a second to import
+
+    method, ranges = space.method, {name: repr(values) for name, values in space.compare.items()}
+    assert method is not None
+    roles = [ranges, repr(space.tune), space.repeat, repr(space.budget), plan.early_stopping, plan.corpus_id]
+    search_id = space.base.content_id(*roles, [method.sampler, method.seed, method.objectives])
+    return Search(plan.model_copy(update={"method": method, "search_id": search_id, "ranges": ranges})).begin()
+
+
+def _whole_grid(plan: Plan, space: Space, speed: Speed | None) -> dict[str, object]:
+    variants = settled(space, grid(space), speed)
+    trials = [trial_of(plan, space, variant) for variant in variants if isinstance(variant, Variant)]
+    return {
+        "trials": tuple(in_order(trials, plan.early_stopping)),
+        "refused": tuple(variant for variant in variants if isinstance(variant, Refusal)),
+    }
+
+
+def in_order(trials: Iterable[Trial], early_stopping: str | None) -> list[Trial]:
+    """The order in which trials begin: the longest first; with early stopping, which depends on who comes first, one that tells nothing."""
+    return sorted(trials, key=lambda trial: trial.id) if early_stopping else longest_first(trials)
+
+
+def settled(space: Space, variants: list[Variant | Refusal], speed: Speed | None = None) -> list[Variant | Refusal]:
+    """The variants as they would train, in the same order: with sizes and length as the budgets have them, and refused where these or
+    `constrain` forbid them."""
+    return [_constrained(space, variant) for variant in _long_enough(space, _sized(space, variants), speed)]
+
+
+def _constrained(space: Space, variant: Variant | Refusal) -> Variant | Refusal:
+    if space.constrain is None or isinstance(variant, Refusal):
+        return variant
+    try:
+        reason = space.constrain(variant.config)
+    except Exception as error:
+        told = f"it raised {type(error).__name__}: {error} for {variant.values}"
+        raise SpaceError(f"constrain must return a reason or None, {told}.") from error
+    if reason is not None and not isinstance(reason, str):
+        raise SpaceError(f"constrain must return a reason as text or None, got {reason!r} for {variant.values}.")
+    return variant if reason is None else Refusal(variant=variant.values, reason=reason or "constrain refuses it")
 
 
 def longest_first(trials: Iterable[Trial]) -> list[Trial]:
@@ -141,7 +217,10 @@ def make_single_plan(config: ExperimentConfig, corpus_id: str, command: str = ""
 
 def sized(space: Space) -> list[Variant | Refusal]:
     """Every variant in listed order, its sizes solved and its length still to be; a Refusal where no sizes meet the budget."""
-    variants = grid(space)
+    return _sized(space, grid(space))
+
+
+def _sized(space: Space, variants: list[Variant | Refusal]) -> list[Variant | Refusal]:
     if space.size_budget is None:
         return variants
     open_variants = [variant for variant in variants if isinstance(variant, Variant)]
@@ -166,15 +245,15 @@ def _settled(variant: Variant, solution: ExperimentConfig | str) -> Variant | Re
     return Variant(variant.values, solution)
 
 
-def _trial(name: str, space: Space, variant: Variant, corpus_id: str) -> Trial:
-    config = variant.config.copy(experiment_name=name)
+def trial_of(plan: Plan, space: Space, variant: Variant) -> Trial:
+    """The variant with all its replicas, as a trial of this plan."""
+    config = variant.config.copy(experiment_name=plan.name)
     price = cost(config)
     for budget in space.budgets:
         audited = amount(config, budget.kind)
         assert audited is None or budget.allows(audited), f"solved to {audited} for {budget}"
-    replicas = replicas_of(space, config)
-    content = [replica.model_dump(mode="json") for replica in replicas]
-    return Trial(id=config.content_id(content, corpus_id), variant=variant.values, config=config, replicas=replicas, cost=price)
+    trial = Trial(id="", variant=variant.values, config=config, replicas=(), cost=price, prune_tune=space.prune_tune)
+    return trial.with_replicas(replicas_of(space, config), plan.corpus_id)
 
 
 def replicas_of(space: Space, config: ExperimentConfig) -> tuple[Replica, ...]:

@@ -28,6 +28,7 @@ _HEADINGS = {
     "tokens_per_parameter": "tokens/\nparameter",
 }
 _FOLDED = {"trials": "{} trials each", "replicas": "{} replicas", "tokens": "{} tokens", "epochs": "{}"}
+ABSENT = "\N{EN DASH}"  # a field that this variant does not compare
 UNKNOWN_EPOCHS = "epochs unknown until the text is tokenized"
 
 
@@ -45,8 +46,10 @@ def table(plan: Plan, forecast: Forecast) -> Table:
     return shown
 
 
-def facts(forecast: Forecast) -> Iterator[str]:
+def facts(plan: Plan, forecast: Forecast) -> Iterator[str]:
     """What the whole sweep takes, and what speaks against it: a line each."""
+    if plan.size > (known := len(plan.trials)):
+        yield f"these {known} trials; {plan.size / known:.2g} times as much for all {plan.size} if the others cost as much:"
     gpus = "GPU" if forecast.on_gpu else "processor"
     where = f"{forecast.devices} {gpus}{'s' if forecast.devices != 1 else ''}, {forecast.slots} side by side"
     if forecast.seconds is None or forecast.seconds_in_sum is None or forecast.device_hours is None:
@@ -89,7 +92,7 @@ def _by_variant(plan: Plan, forecast: Forecast) -> list[Trials]:
     groups: defaultdict[str, list[tuple[Trial, TrialForecast]]] = defaultdict(list)
     for trial, price in zip(plan.trials, forecast.trials, strict=True):
         groups[trial.label].append((trial, price))
-    return sorted(groups.values(), key=lambda group: [_sort_key(group[0][0].variant[name]) for name in plan.compare])
+    return sorted(groups.values(), key=lambda group: [_sort_key(group[0][0].variant.get(name)) for name in plan.compare])
 
 
 def _cells(plan: Plan, trials: Trials) -> dict[str, str]:
@@ -115,7 +118,7 @@ def _cells(plan: Plan, trials: Trials) -> dict[str, str]:
 
 
 def _compared(variant: Mapping[str, JsonValue], name: str) -> str:
-    value = variant[name]
+    value = variant.get(name, ABSENT)
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -132,7 +135,12 @@ def _sort_key(value: JsonValue) -> tuple[bool, float, str]:
 def _title(plan: Plan) -> str:
     replicas = sum(len(trial.replicas) for trial in plan.trials)
     budget = f", each {' and '.join(map(str, plan.budgets))}" if plan.budgets else ""
-    return f"{plan.name}: {len(plan.trials)} trials, {replicas} replicas{budget}"
+    if plan.method is None:
+        return f"{plan.name}: {len(plan.trials)} trials, {replicas} replicas{budget}"
+    each = f"{plan.size} trials of {replicas // len(plan.trials)} replicas{budget}"
+    chosen = [f"  {name}: {values}" for name, values in plan.ranges.items()]
+    heading = f"{plan.name}: {each}, chosen by {plan.method.sampler} to minimise {' and '.join(plan.method.objectives)}, from"
+    return "\n".join([heading, *chosen, f"The first {len(plan.trials)}, which depend on no result:"])
 
 
 def _caption(folded: Mapping[str, str]) -> str:

@@ -144,8 +144,10 @@ def _read_trial(folder: Path, trial: Row, plan: Row) -> tuple[list[Row], list[Ro
 
 def _status(last: Row, outcome: Row, tokens: int | None) -> tuple[str, str | None]:
     """A replica's own last word counts before its trial's: one that finished keeps its loss whatever became of its neighbours."""
-    if last.get("status") in ("finished", "diverged"):
+    if last.get("status") in ("finished", "diverged", "pruned"):
         return last["status"], last.get("reason")
+    if outcome.get("status") == "stopped":
+        return "stopped", outcome.get("reason")
     if outcome.get("status") == "failed":
         return "failed", outcome.get("reason") or "the trial failed without a reason"
     if not last:

@@ -14,8 +14,9 @@ TENSORBOARD_FOLDER = "tensorboard"  # there too: a run per replica
 TRIALS_FOLDER = "trials"
 PLAN_FILE, RESULTS_FILE, CURVES_FILE = "plan.json", "results.parquet", "curves.parquet"  # in the sweep's folder
 LOG_FILE, PROGRESS_FILE = "sweep.log", "progress.json"  # there too: what was said, and how far it is
+JOURNAL_FILE = "optuna.journal"  # there too, of a search: for optuna's own tools
 
-Status = Literal["finished", "diverged", "failed", "unfinished"]
+Status = Literal["finished", "diverged", "pruned", "stopped", "failed", "unfinished"]
 
 
 class Column(NamedTuple):
@@ -71,7 +72,12 @@ COST = (
 )
 
 OUTCOME = (
-    Column("status", "string", "", "finished, diverged, failed or unfinished"),
+    Column(
+        "status",
+        "string",
+        "",
+        "finished, diverged, pruned (given up by prune_tune), stopped (early, with its whole trial), failed or unfinished",
+    ),
     Column("reason", "string", "", "why it is not finished; missing where it is"),
     Column("trial_seconds", "Float64", "s", "time of the whole trial in its worker"),
     Column("hostname", "string", "", "machine that ran the trial"),

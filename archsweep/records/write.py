@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from itertools import count
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
@@ -25,8 +25,9 @@ class Outcome(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    status: Literal["finished", "failed"]
+    status: Literal["finished", "stopped", "failed"]
     reason: str | None = None
+    stopped_step: int | None = None
     trial_seconds: float | None = None
     hostname: str | None = None
     device_name: str | None = None
@@ -99,6 +100,23 @@ def _key(row: Mapping[str, JsonValue]) -> tuple[JsonValue, ...]:
 def finish(folder: Path, outcome: Outcome) -> None:
     """Record how the trial ended."""
     write_atomically(folder / OUTCOME_FILE, outcome.model_dump_json(indent=2) + "\n")
+
+
+def recorded_evaluations(folder: Path) -> dict[int, list[dict[str, Any]]]:
+    """The rows of each whole evaluation by its step, of two of a replica the later; lines that a kill has torn are left out."""
+    if not (folder / RECORDS_FILE).exists():
+        return {}
+    rows: dict[tuple[JsonValue, ...], dict[str, Any]] = {}
+    for line in (folder / RECORDS_FILE).read_bytes().split(b"\n"):
+        if (identity := _identity(line)) is not None:
+            rows[identity] = json.loads(line)
+    pruned = {identity[:-1]: row["step"] for identity, row in rows.items() if row["status"] == "pruned"}
+    replicas = {identity[:-1] for identity in rows}
+    evaluations: dict[int, list[dict[str, Any]]] = {}
+    for row in rows.values():
+        evaluations.setdefault(row["step"], []).append(row)
+    due = {step: sum(pruned.get(replica, step) >= step for replica in replicas) for step in evaluations}
+    return {step: evaluations[step] for step in sorted(evaluations) if len(evaluations[step]) == due[step]}
 
 
 def recorded_outcome(folder: Path) -> Outcome | None:

@@ -12,6 +12,7 @@ from archsweep.records.files import load_plan
 from archsweep.records.schema import CHECKPOINT_FOLDER, MODEL_FOLDER, MODELS_FOLDER, OUTCOME_FILE, RECORDS_FILE, TRIALS_FOLDER
 from archsweep.records.write import recorded_outcome
 from archsweep.running.lock import locked, owner
+from archsweep.running.recorder import ENDED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -55,7 +56,7 @@ def remove(found: Sequence[Removable]) -> None:
 def _of_trial(trial: Path, models: bool) -> Iterator[Removable]:
     outcome = recorded_outcome(trial)
     checkpoint = trial / CHECKPOINT_FOLDER
-    if outcome is not None and outcome.status == "finished" and checkpoint.is_dir():
+    if outcome is not None and outcome.status in ENDED and checkpoint.is_dir():
         yield _removable(checkpoint, "checkpoint of a finished trial")
     else:
         yield from _drafts(checkpoint)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from archsweep.planning.plan import Plan, Trial
+    from archsweep.records.write import Outcome
     from archsweep.running.worker import Report
 
 PROGRESS_SECONDS = 2.0  # between two writings of progress.json
@@ -38,7 +39,7 @@ class Progress:
 
     def __init__(self, plan: Plan, trials: Sequence[Trial], folder: Path, console: Console) -> None:
         self._folder, self._console = folder, console
-        self._tally = Tally(plan.trials, trials)
+        self._tally = Tally(plan.trials, trials, unknown=plan.size - len(plan.trials))
         self._lock = threading.RLock()  # the screen and progress.json are drawn from threads of their own
         left = {trial.id for trial in trials}
         for trial in (trial for trial in plan.trials if trial.id not in left):
@@ -84,10 +85,10 @@ class Progress:
         with self._lock:
             self._tally.reported(trial, report)
 
-    def trial_finished(self, trial: Trial, last: Report, reason: str | None) -> None:
+    def trial_finished(self, trial: Trial, last: Report, outcome: Outcome) -> None:
         with self._lock:
-            self._tally.ended(trial, "finished" if reason is None else "diverged", last["rows"])
-        ended = reason or f"finished, validation loss {last['val_loss']:.4f}"
+            self._tally.ended(trial, state_of(outcome), last["rows"])
+        ended = outcome.reason or f"finished, validation loss {last['val_loss']:.4f}"
         self._note(f"{trial.label}: {ended} ({self._summary()})", trial)
 
     def trial_failed(self, trial: Trial, reason: str, details: Path) -> None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from archsweep.config import ExperimentConfig
 from archsweep.device import processors
 from archsweep.errors import MachineError
+from archsweep.planning.plan import Trial
 from archsweep.running.recorder import reason_in
 from archsweep.running.resources import ASSUMED_GPU_BYTES, Resources, fitting, larger, request
 from archsweep.running.worker import Report, Storage, train_trial
@@ -27,7 +28,7 @@ from archsweep.running.worker import Report, Storage, train_trial
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from archsweep.planning.plan import Trial
+    from archsweep.planning.search import Search
     from archsweep.running.recorder import Recorder
 
 MOST_LOSSES = 3  # times that a trial may lose its process; a machine that kills it each time is out of memory
@@ -57,7 +58,7 @@ class Cluster:
 
     def slots(self, trials: Sequence[Trial]) -> int:
         """How many of `trials`, by what the largest of them asks for, run side by side."""
-        largest = max((self._request(trial) for trial in trials), key=lambda resources: (resources.gpus, resources.cpus))
+        largest = max((self.request(trial) for trial in trials), key=lambda resources: (resources.gpus, resources.cpus))
         return max(1, sum(fitting(largest, node) for node in self._nodes()))
 
     def run(
@@ -67,27 +68,37 @@ class Cluster:
         recorder: Recorder,
         stop: threading.Event,
         storage: Storage,
+        search: Search | None = None,
     ) -> list[Any]:
         """Train `trials`, the first ones first, each on the corpus that `corpus_ids` names for it, until `stop` is set.
 
+        With a `search`, its suggestions follow them, as many at a time as there are slots.
         A trial that ran out of its share of a GPU runs again with twice of it; one whose process or node died, up to MOST_LOSSES times,
         from its checkpoint; every other failure is its end. Returns Tune's result dataframes, one of each round. Raises MachineError
         where no node could ever hold one of the trials, and what recording raised.
         """
-        work = _Work({trial.id: trial for trial in trials}, dict(corpus_ids), recorder, stop, storage)
-        work.requests = {trial.id: self._request(trial) for trial in trials}
+        work = _Work(self, corpus_ids, recorder, stop, storage)
+        for trial in trials:
+            work.add(trial)
         frames, left = [], list(trials)
-        while left and not stop.is_set():
+        while (left or search) and not stop.is_set():
             for resources in {work.requests[trial.id] for trial in left}:
                 _check_some_node_holds(resources, self._nodes())
             work.again = []
-            frames.append(_fit(work, left))
+            frames.append(_fit(work, left, search))
             if work.broken is not None:
                 raise work.broken
-            left = work.again
+            left, search = work.again, None  # it ends with the first round
+        for trial in work.trials.values():
+            recorder.tidy(trial)
         return frames
 
-    def _request(self, trial: Trial) -> Resources:
+    def processors(self) -> int:
+        """Those of all nodes together: at most so many trials run side by side."""
+        return max(1, int(sum(node.get("CPU", 0) for node in self._nodes())))
+
+    def request(self, trial: Trial) -> Resources:
+        """What the trial asks for at first."""
         return request(trial, self._use_gpu, self._gpu_bytes)
 
     def _nodes(self) -> list[dict[str, float]]:
@@ -98,15 +109,19 @@ class Cluster:
 class _Work:
     """What a run's trials are given, and what becomes of those that fail."""
 
-    trials: dict[str, Trial]
-    corpus_ids: dict[str, str]
+    cluster: Cluster
+    corpus_ids: Mapping[str, str]
     recorder: Recorder
     stop: threading.Event
     storage: Storage
+    trials: dict[str, Trial] = field(default_factory=dict)  # those that are known; a search adds to them
     requests: dict[str, Resources] = field(default_factory=dict)
     losses: Counter[str] = field(default_factory=Counter)  # of its process or node, by trial
     again: list[Trial] = field(default_factory=list)  # what the next round trains
     broken: Exception | None = None  # what recording raised: nothing can go on without records
+
+    def add(self, trial: Trial) -> None:
+        self.trials[trial.id], self.requests[trial.id] = trial, self.cluster.request(trial)
 
     def fail(self, trial: Trial, details: str) -> None:
         """Record a failure, of which Tune says `details`, as the trial's end or with the next try that it gets."""
@@ -131,26 +146,35 @@ def _is_loss(details: str) -> bool:
     return "Traceback (most recent call last)" not in details
 
 
-def _fit(work: _Work, trials: Sequence[Trial]) -> Any:
-    """One round: Tune's result dataframe of the trials, one row each."""
+def _fit(work: _Work, trials: Sequence[Trial], search: Search | None) -> Any:
+    """One round: Tune's result dataframe of the trials and of those that the search adds, one row each."""
     from ray import tune
 
-    bundles = {trial.id: _bundle(work.requests[trial.id]) for trial in trials}  # Tune pickles what reads them, and `work` holds the screen
+    requests = dict(work.requests)  # Tune pickles what reads them, and `work` holds the screen
     trainable = tune.with_resources(
         tune.with_parameters(
             _trainable(),
-            trials=work.trials,
+            trials=dict(work.trials),
             corpus_ids=work.corpus_ids,
-            folders={trial.id: work.recorder.trial_folder(trial) for trial in trials},
+            home=work.recorder.home,
             storage=work.storage,
         ),
-        lambda config: tune.PlacementGroupFactory([bundles[config["trial_id"]]]),
+        lambda config: tune.PlacementGroupFactory(
+            [_bundle(requests[config["trial_id"]] if config["trial_id"] in requests else Resources(*config["asks"]))]
+        ),
     )
+    what = {"param_space": _param_space(trials)} if search is None else {}
     with tempfile.TemporaryDirectory(prefix="archsweep-tune-") as scratch:
         tuner = tune.Tuner(
             trainable,
-            param_space=_param_space(trials),
-            tune_config=tune.TuneConfig(reuse_actors=True, trial_name_creator=_trial_name, trial_dirname_creator=_trial_name),
+            **what,
+            tune_config=tune.TuneConfig(
+                reuse_actors=True,
+                trial_name_creator=_trial_name,
+                trial_dirname_creator=_trial_name,
+                scheduler=_scheduler(work),
+                **({} if search is None else _searching(work, search.trials(list(trials)))),
+            ),
             run_config=tune.RunConfig(
                 name="tune",
                 storage_path=scratch,
@@ -288,21 +312,22 @@ def _trainable() -> type:
             config: dict[str, Any],
             trials: dict[str, Trial],
             corpus_ids: dict[str, str],
-            folders: dict[str, Path],
+            home: Path,
             storage: Storage,
         ) -> None:
-            self._trials, self._corpus_ids, self._folders, self._our_storage = trials, corpus_ids, folders, storage
+            self._trials, self._corpus_ids, self._home, self._our_storage = trials, corpus_ids, home, storage
             self.reset_config(config)
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
             granted = self.trial_resources.required_resources
-            trial = self._trials[new_config["trial_id"]]
+            suggested = new_config.get("suggested")  # a search's trials are not known when the workers start
+            trial = Trial.model_validate_json(suggested) if suggested else self._trials[new_config["trial_id"]]
             self._reports = train_trial(
                 trial,
                 self._corpus_ids[trial.id],
                 self._our_storage,
                 threads=int(granted["CPU"]),
-                folder=self._folders[trial.id],
+                folder=self._home / trial.id,
                 gpu_share=granted.get("GPU", 0.0),
             )
             return True
@@ -315,6 +340,55 @@ def _trainable() -> type:
             self._reports.close()  # which saves the trial where it has not ended
 
     return ReplicaTrial
+
+
+def _searching(work: _Work, trials: Iterator[Trial]) -> dict[str, Any]:
+    """Tune's settings for a search: `trials` one by one, as it asks for them. What becomes of them the search hears from the recorder."""
+    from ray import tune
+
+    class Suggestions(tune.search.Searcher):  # type: ignore[misc]
+        """The next trial, added to what the run works on, and sent to a worker with what it asks for."""
+
+        def __init__(self, work: _Work, trials: Iterator[Trial]) -> None:
+            super().__init__()
+            self._work, self._trials = work, trials
+
+        def __getstate__(self) -> dict[str, Any]:
+            return {}  # as for the callbacks below
+
+        def suggest(self, trial_id: str) -> Any:
+            if self._work.stop.is_set() or (trial := next(self._trials, None)) is None:
+                return self.FINISHED
+            self._work.add(trial)
+            asks = list(self._work.requests[trial.id])
+            return {"trial_id": trial.id, "suggested": trial.model_dump_json(), "asks": asks} | trial.config.to_dict()
+
+        def on_trial_complete(self, trial_id: str, result: Report | None = None, error: bool = False) -> None: ...
+
+        def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None: ...
+
+    # Without a number Tune would prepare one trial at a time and leave slots idle.
+    return {"search_alg": Suggestions(work, trials), "max_concurrent_trials": work.cluster.processors(), "num_samples": -1}
+
+
+def _scheduler(work: _Work) -> Any:
+    from ray.tune.schedulers import FIFOScheduler
+
+    class EarlyStopping(FIFOScheduler):  # type: ignore[misc]
+        """First come, first served; after an evaluation the recorder says whether a trial goes on."""
+
+        def __init__(self, work: _Work) -> None:
+            super().__init__()
+            self._work = work
+
+        def __getstate__(self) -> dict[str, Any]:
+            return {}  # as for the callbacks below
+
+        def on_trial_result(self, tune_controller: Any, trial: Any, result: Report) -> str:
+            stops = self._work.recorder.stops(self._work.trials[trial.config["trial_id"]], result)
+            return str(self.STOP if stops else self.CONTINUE)
+
+    return EarlyStopping(work)
 
 
 def _stopper(stop: threading.Event) -> Any:

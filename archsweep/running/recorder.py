@@ -13,30 +13,43 @@ from archsweep.planning import throughput
 from archsweep.records import write
 from archsweep.records.files import read_records
 from archsweep.records.schema import CHECKPOINT_FOLDER, OUTCOME_FILE, RECORDS_FILE, TRIALS_FOLDER
+from archsweep.running.worker import best_setting_loss
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from archsweep.planning.plan import Trial
+    from archsweep.planning.search import Result, Search
+    from archsweep.running.early_stopping import EarlyStopping
     from archsweep.running.progress import Progress
     from archsweep.running.trackers import Trackers
     from archsweep.running.worker import Report
 
 ERROR_FILE = "error.txt"
+ENDED = {"finished", "stopped"}  # of a trial that is not run again
 
 
 class Recorder:
-    """Writes a sweep's records as its trials report, and tells `progress` and `trackers`; with `cache_dir`, what training took is kept
-    there for plans.
+    """Writes a sweep's records as its trials report, and tells `progress`, `trackers`, the `search` that suggested them, and
+    `early_stopping`; with `cache_dir`, what training took is kept there for plans.
 
     Every method raises MachineError where the folder cannot be written, or is no longer the one that the run began in.
     """
 
-    def __init__(self, folder: Path, progress: Progress, trackers: Trackers, cache_dir: Path | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        progress: Progress,
+        trackers: Trackers,
+        cache_dir: Path | None = None,
+        search: Search | None = None,
+        early_stopping: EarlyStopping | None = None,
+    ) -> None:
         self._folder, self._cache_dir = folder, cache_dir
         self._identity = _identity(folder)
         self._progress, self._trackers = progress, trackers
+        self._search, self._early_stopping = search, early_stopping
         self._reported: set[str] = set()
 
     def begin(self, trial: Trial) -> None:
@@ -55,19 +68,23 @@ class Recorder:
                 self._trackers.begin(trial, [row for rows in read_records(folder / RECORDS_FILE).values() for row in rows])
             if report["rows"]:
                 self._trackers.report(trial, write.append(folder, report["rows"]))
+        if self._search and report["rows"]:
+            self._search.report(trial, report["rows"][0]["step"], report["val_loss"])
         self._progress.trial_reported(trial, report)
 
+    def stops(self, trial: Trial, report: Report) -> bool:
+        """Whether the trial ends here, before its time; `finish` then says why."""
+        return self._early_stopping is not None and self._early_stopping.stops(trial, report["rows"])
+
     def finish(self, trial: Trial, last: Report) -> None:
-        names = set(write.Outcome.model_fields) & set(last)
-        lost = all(row["status"] == "diverged" for row in last["rows"])
-        reason = f"every replica diverged: {last['rows'][0]['reason']}" if lost else None
-        outcome = write.Outcome(status="finished", reason=reason, **{name: last[name] for name in names})
+        outcome = self._outcome(trial, last)
         with self._opened(trial) as folder:
             write.finish(folder, outcome)
-            shutil.rmtree(folder / CHECKPOINT_FOLDER, ignore_errors=True)
+        self.tidy(trial)
+        self._tell(trial)
         self._keep_throughput(trial, last)
-        self._trackers.end(trial, failed=lost)
-        self._progress.trial_finished(trial, last, reason)
+        self._trackers.end(trial, failed=outcome.status == "finished" and outcome.reason is not None)
+        self._progress.trial_finished(trial, last, outcome)
 
     def _keep_throughput(self, trial: Trial, last: Report) -> None:
         line = None if self._cache_dir is None else _throughput(trial, last)
@@ -75,10 +92,29 @@ class Recorder:
             with suppress(OSError):  # a cache, which no sweep fails for
                 throughput.append(self._cache_dir, line)
 
+    def _outcome(self, trial: Trial, last: Report) -> write.Outcome:
+        facts = {name: last[name] for name in set(write.Outcome.model_fields) & set(last)}
+        if stopped := self._early_stopping and self._early_stopping.reasons.get(trial.id):
+            return write.Outcome(status="stopped", reason=stopped, stopped_step=last["rows"][0]["step"], **facts)
+        lost = all(row["status"] == "diverged" for row in last["rows"])
+        reason = f"every replica diverged: {last['rows'][0]['reason']}" if lost else None
+        return write.Outcome(status="finished", reason=reason, **facts)
+
+    def tidy(self, trial: Trial) -> None:
+        """Remove the checkpoint of a trial that has ended; a worker that was told to stop may have saved itself once more."""
+        with self._opened(trial) as folder:
+            if recorded_status(folder) in ENDED:
+                shutil.rmtree(folder / CHECKPOINT_FOLDER, ignore_errors=True)
+
+    def _tell(self, trial: Trial) -> None:
+        if self._search and (result := recorded_result(self.trial_folder(trial))):
+            self._search.tell(trial, result)
+
     def fail(self, trial: Trial, reason: str, details: str) -> None:
         """The trial's end."""
         self._write_failure(trial, reason, details)
         self._trackers.end(trial, failed=True)
+        self._tell(trial)
         self._progress.trial_failed(trial, reason, self.trial_folder(trial) / ERROR_FILE)
 
     def retry(self, trial: Trial, reason: str, details: str, how: str) -> None:
@@ -96,7 +132,12 @@ class Recorder:
 
     def trial_folder(self, trial: Trial) -> Path:
         """Where the trial's records, checkpoint and model are."""
-        return self._folder / TRIALS_FOLDER / trial.id
+        return self.home / trial.id
+
+    @property
+    def home(self) -> Path:
+        """Where the trials' folders are."""
+        return self._folder / TRIALS_FOLDER
 
     @contextmanager
     def _opened(self, trial: Trial) -> Iterator[Path]:
@@ -141,7 +182,7 @@ def _notes(report: Report) -> list[str]:
 
 def to_train(trials: Sequence[Trial], folder: Path, *, retry_failed: bool = True) -> list[Trial]:
     """Those of `trials` that have not finished in the sweep's `folder`, in their order; without `retry_failed` nor failed."""
-    ended = {"finished"} if retry_failed else {"finished", "failed"}
+    ended = ENDED if retry_failed else {*ENDED, "failed"}
     return [trial for trial in trials if recorded_status(folder / TRIALS_FOLDER / trial.id) not in ended]
 
 
@@ -149,6 +190,16 @@ def recorded_status(folder: Path) -> str | None:
     """How the trial in `folder` ended; None where it has not."""
     outcome = write.recorded_outcome(folder)
     return None if outcome is None else outcome.status
+
+
+def recorded_result(folder: Path) -> Result | None:
+    """How the trial in `folder` ended, as a search is told; None where it has not."""
+    from archsweep.planning.search import Result
+
+    if (outcome := write.recorded_outcome(folder)) is None:
+        return None
+    losses = {step: best_setting_loss(rows) for step, rows in write.recorded_evaluations(folder).items()}
+    return Result(outcome.status, losses[max(losses)] if losses else float("inf"), outcome.decode_tokens_per_second, losses)
 
 
 def reuse(trials: Sequence[Trial], folder: Path) -> list[Trial]:

@@ -14,14 +14,22 @@ if TYPE_CHECKING:
     from threading import Event
 
     from archsweep.planning.plan import Trial
+    from archsweep.planning.search import Search
 
 
-def run(trials: Sequence[Trial], corpus_ids: Mapping[str, str], recorder: Recorder, stop: Event, storage: Storage) -> None:
+def run(
+    trials: Sequence[Trial],
+    corpus_ids: Mapping[str, str],
+    recorder: Recorder,
+    stop: Event,
+    storage: Storage,
+    search: Search | None = None,
+) -> None:
     """Train `trials` in order, each on the corpus that `corpus_ids` names for it, until `stop` is set.
 
-    A trial that fails is recorded as failed, and the next one begins.
+    With a `search`, its suggestions follow them. A trial that fails is recorded as failed, and the next one begins.
     """
-    for trial in trials:
+    for trial in search.trials(list(trials)) if search else trials:
         recorder.begin(trial)
         reports = train_trial(trial, corpus_ids[trial.id], storage, threads=1, folder=recorder.trial_folder(trial))
         last: Report = {}
@@ -31,10 +39,12 @@ def run(trials: Sequence[Trial], corpus_ids: Mapping[str, str], recorder: Record
                     recorder.report(trial, last := report)
                     if stop.is_set():
                         return
+                    if recorder.stops(trial, report):
+                        break
             except _TrialError as error:
                 recorder.fail(trial, reason_in(str(error)), str(error))
-            else:
-                recorder.finish(trial, last)
+                continue
+        recorder.finish(trial, last)
 
 
 class _TrialError(Exception):

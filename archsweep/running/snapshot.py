@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
     from archsweep.records.write import Outcome
 
-State = Literal["to_do", "running", "finished", "diverged", "failed"]
+State = Literal["to_do", "running", "finished", "stopped", "diverged", "failed"]
 
 
 def state_of(outcome: Outcome | None) -> State:
     """What a trial's recorded outcome says of it: it diverged where every replica of it did."""
     if outcome is None:
         return "to_do"
-    if outcome.status == "failed":
-        return "failed"
+    if outcome.status != "finished":
+        return outcome.status
     return "finished" if outcome.reason is None else "diverged"
 
 
@@ -35,6 +35,7 @@ class Counts(_Known):
     total: int
     finished: int = 0
     running: int = 0
+    stopped: int = 0
     failed: int = 0
     diverged: int = 0
     to_do: int = 0
@@ -46,7 +47,7 @@ class Counts(_Known):
         return cls.model_validate({"total": counted.total(), **counted})
 
     def __str__(self) -> str:
-        rest = [f"{number} {name}" for name in ("running", "failed", "diverged") if (number := getattr(self, name))]
+        rest = [f"{number} {name}" for name in ("running", "stopped", "failed", "diverged") if (number := getattr(self, name))]
         to_do = [f"{self.to_do} to do"] if self.to_do else []
         return ", ".join([f"{self.finished} of {self.total} trials finished", *rest, *to_do])
 

@@ -6,6 +6,7 @@ import math
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import chain, repeat
 from statistics import fmean, stdev
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,11 @@ Setting = tuple[str, float, float]  # a variant at a learning rate and a weight 
 class Tally:
     """What a run of `trials` has done; `planned` are all trials of the plan, those that had ended before among them."""
 
-    def __init__(self, planned: Sequence[Trial], trials: Sequence[Trial], clock: Callable[[], float] = perf_counter) -> None:
+    def __init__(
+        self, planned: Sequence[Trial], trials: Sequence[Trial], clock: Callable[[], float] = perf_counter, *, unknown: int = 0
+    ) -> None:
+        """`unknown` more trials will come, which a search has yet to suggest: each is taken for the mean of those that are known."""
+        self._unknown = unknown
         self._clock, self._began = clock, clock()
         self._states: dict[str, State] = dict.fromkeys((trial.id for trial in planned), "to_do")
         self._work: dict[str, float] = {}
@@ -49,6 +54,9 @@ class Tally:
 
     def began(self, trial: Trial) -> None:
         """An attempt at a trial, the first or a later one."""
+        if trial.id not in self._states:
+            self._unknown -= 1
+            self._losses.expect([trial])
         self._states[trial.id] = "running"
         self._left[trial.id] = self._work.setdefault(trial.id, float(trial.work))
         self._attempts[trial.id] = _Attempt(trial)
@@ -76,10 +84,13 @@ class Tally:
     def snapshot(self) -> Snapshot:
         running = tuple(attempt.seen() for attempt in self._attempts.values())
         rates = [trial.tokens_per_second for trial in running if trial.tokens_per_second is not None]
-        left, total = sum(self._left.values()), sum(self._work.values())
+        known = sum(self._work.values())
+        unknown_states: repeat[State] = repeat("to_do", max(0, self._unknown))
+        unknown = max(0, self._unknown) * known / max(1, len(self._work))
+        left, total = sum(self._left.values()) + unknown, known + unknown
         return Snapshot(
             at=datetime.now(UTC),
-            counts=Counts.of(self._states.values()),
+            counts=Counts.of(chain(self._states.values(), unknown_states)),
             running=running,
             best=self._losses.best,
             tokens_per_second=sum(rates) if rates else None,
@@ -143,6 +154,10 @@ class Losses:
         self._seeds: dict[Setting, set[int]] = defaultdict(set)
         self._found: dict[Setting, dict[int, float]] = defaultdict(dict)
         self.best: Best | None = None
+        self.expect(planned)
+
+    def expect(self, planned: Sequence[Trial]) -> None:
+        """The seeds that each setting has to finish."""
         for trial in planned:
             for replica in trial.replicas:
                 self._seeds[trial.label, replica.learning_rate, replica.weight_decay].add(replica.seed)

@@ -66,6 +66,7 @@ def train_trial(
         cache_dir=storage.cache_dir,
         checkpoint_dir=folder / CHECKPOINT_FOLDER,
         checkpoint_seconds=storage.checkpoint_seconds,
+        prune_tune=trial.prune_tune,
         warn=warnings.append,
         **_fit(trial, resolve_device(trial.config), gpu_share, storage.cache_dir),
     )

@@ -22,6 +22,7 @@ from archsweep.training.hardware import peak_flops
 from archsweep.training.metrics import MetricsCalculator, model_flops_utilisation, peak_memory_bytes, reset_peak_memory, synchronize
 from archsweep.training.optimizer import ReplicaAdamW
 from archsweep.training.precision import device_name, matmul_precision, precision_used, resolve_device
+from archsweep.training.pruning import PART, hopeless
 from archsweep.training.replicas import ReplicaStack, choose_stack_size
 from archsweep.training.tokenizer import save_tokenizer
 
@@ -48,7 +49,8 @@ class ArchitectureExperiment:
     unless `output_dir` is given. With `checkpoint_dir`, the run is saved there every `checkpoint_seconds` and when it is stopped, and goes
     on from there; `warn` is told of a checkpoint that is damaged. `stack_size` replicas train at once; by default as many as the device
     gains from. `micro_batch_size` is where micro_batch_size="auto" begins: by default a whole batch; it becomes smaller where memory runs
-    out, unless `shrinks` is False.
+    out, unless `shrinks` is False. With `prune_tune`, tuned settings that are far behind after half of the steps are given up: their last
+    rows say so, and the others' bits do not change on a CPU.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class ArchitectureExperiment:
         stack_size: int | None = None,
         micro_batch_size: int | None = None,
         shrinks: bool = True,
+        prune_tune: bool = False,
         warn: Callable[[str], object] = warnings.warn,
     ) -> None:
         self.config = config
@@ -71,6 +74,7 @@ class ArchitectureExperiment:
         self.resumed_at = 0  # the step of the checkpoint from which this run went on
         self._cache_dir, self._checkpoint_dir, self._checkpoint_seconds = cache_dir, checkpoint_dir, checkpoint_seconds
         self._stack_size, self._micro_batch_size, self._shrinks, self._warn = stack_size, micro_batch_size, shrinks, warn
+        self._planned, self._prune_tune = self.replicas, prune_tune
         self._step = 0
         self._evaluated: list[list[Row]] = []
 
@@ -92,11 +96,11 @@ class ArchitectureExperiment:
             )
         saved = self._open_checkpoints()
         size = self._stack_size or choose_stack_size(self.config, len(self.replicas), self.device)
-        sizes = [len(self.replicas[start : start + size]) for start in range(0, len(self.replicas), size)]
+        stacks = [list(self.replicas[start : start + size]) for start in range(0, len(self.replicas), size)]
         if saved is not None:
-            sizes = [stack["replicas"] for stack in saved[1]["stacks"]]
-        starts = [sum(sizes[:index]) for index in range(len(sizes))]
-        self.stacks = [self._prepare(self.replicas[start : start + size]) for start, size in zip(starts, sizes, strict=True)]
+            stacks = [[self._planned[index] for index in stack["replicas"]] for stack in saved[1]["stacks"]]
+        self.replicas = tuple(replica for stack in stacks for replica in stack)
+        self.stacks = [self._prepare(stack) for stack in stacks]
         self._windows = torch.from_numpy(np.array(self.data.evaluation_windows(), dtype=np.int64)).to(self.device)  # (N, T + 1)
         if saved is not None:
             self._restore(*saved)
@@ -115,7 +119,7 @@ class ArchitectureExperiment:
         self._checkpoints, self._saved_at = None, perf_counter()
         if self._checkpoint_dir is None:
             return None
-        content = [replica.model_dump(mode="json") for replica in self.replicas]
+        content = [replica.model_dump(mode="json") for replica in self._planned]
         self._checkpoints = Checkpoints(self._checkpoint_dir, self.config.content_id(content, self.data.corpus.id))
         return self._checkpoints.load(self._warn)
 
@@ -123,9 +127,12 @@ class ArchitectureExperiment:
         if self._checkpoints is None:
             return
         tensors = {f"{index}.{name}": tensor for index, running in enumerate(self.stacks) for name, tensor in running.state().items()}
-        facts = {"step": self._step, "stacks": [running.facts() for running in self.stacks], "evaluated": self._evaluated}
+        facts = {"step": self._step, "stacks": [self._facts(running) for running in self.stacks], "evaluated": self._evaluated}
         self._checkpoints.save(tensors, facts)
         self._saved_at = perf_counter()
+
+    def _facts(self, running: StackInTraining) -> dict[str, JsonValue]:
+        return {"replicas": [self._planned.index(replica) for replica in running.stack.replicas], **running.facts()}
 
     def _restore(self, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
         for index, (running, own) in enumerate(zip(self.stacks, facts["stacks"], strict=True)):
@@ -186,6 +193,8 @@ class ArchitectureExperiment:
                         self._save()
                     yield None
                 self._evaluated.append(self._rows())
+                if self._prune_tune and PART * self.total_steps <= self._step < self.total_steps:
+                    self._prune(self._evaluated[-1])
                 yield self._evaluated[-1]
         except GeneratorExit:
             self._save()
@@ -245,6 +254,30 @@ class ArchitectureExperiment:
             "stack_size": len(running.stack),
             "micro_batch": running.micro_batch_size,
         }
+
+    def _prune(self, rows: list[Row]) -> None:
+        """Give up the settings that are hopeless by these rows, which then say so; stacks go on without them."""
+        for learning_rate, weight_decay, reason in hopeless(rows):
+            setting = {"learning_rate": learning_rate, "weight_decay": weight_decay}
+            kept = [
+                [index for index, replica in enumerate(running.stack.replicas) if not setting.items() <= dict(replica).items()]
+                for running in self.stacks
+            ]
+            if not all(running.shrinks_to(len(rest)) for running, rest in zip(self.stacks, kept, strict=True)):
+                continue
+            for row in rows:
+                if setting.items() <= row.items() and row["status"] == "running":
+                    row.update(status="pruned", reason=f"given up at step {self._step} of {self.total_steps}: {reason}")
+            self.stacks = [self._shrunk(running, rest) for running, rest in zip(self.stacks, kept, strict=True) if rest]
+            self.replicas = tuple(replica for running in self.stacks for replica in running.stack.replicas)
+
+    def _shrunk(self, running: StackInTraining, kept: list[int]) -> StackInTraining:
+        """The stack with only the replicas at the indices `kept`, where they are in their training."""
+        if len(kept) == len(running.stack):
+            return running
+        smaller = self._prepare([running.stack.replicas[index] for index in kept])
+        smaller.load({name: tensor[kept] for name, tensor in running.state().items()}, running.facts())
+        return smaller
 
     @torch.no_grad()
     def _measure(self, index: int) -> dict[str, JsonValue]:
@@ -312,6 +345,11 @@ class StackInTraining:
     def __post_init__(self) -> None:
         self._loss_sums = torch.zeros(len(self.stack), dtype=torch.float64, device=self.stack.device)
         self._loss_counts = torch.zeros_like(self._loss_sums)
+
+    def shrinks_to(self, size: int) -> bool:
+        """Whether `size` of its replicas go on with the same bits: not one alone, whose products are computed in another order, and none
+        where dropout masks are drawn for the stack as a whole."""
+        return size in (0, len(self.stack)) or (size > 1 and not self.stack.draws)
 
     def steps_in(self, seconds: float) -> int:
         """About how many steps take so long, by the last ones; at least one."""
@@ -383,7 +421,7 @@ class StackInTraining:
 
     def facts(self) -> dict[str, JsonValue]:
         """The rest of what it needs, in JSON's types."""
-        return {"replicas": len(self.stack), "step": self.step, "seconds": self.seconds, "micro_batch_size": self.micro_batch_size}
+        return {"step": self.step, "seconds": self.seconds, "micro_batch_size": self.micro_batch_size}
 
     @torch.no_grad()
     def load(self, state: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:

@@ -48,7 +48,7 @@ def question(**changes: Any) -> Space:
 
 
 def test_the_shipped_questions_are_listed_and_found() -> None:
-    assert set(shipped()) == {"heads_vs_layers", "layers_vs_width", "learning_rate"}
+    assert set(shipped()) == {"heads_vs_layers", "layers_vs_width", "learning_rate", "pareto"}
     for name, text in shipped().items():
         found = find(name)
         assert (found.name, found.question) == (name, text)

@@ -87,9 +87,10 @@ def test_a_trial_that_a_run_would_split_takes_the_slots_together() -> None:
     ],
 )
 def test_where_nothing_was_measured_no_time_is_told(changes: dict[str, Any], told: str) -> None:
-    found = forecast(plan(), where(**changes))
+    made = plan()
+    found = forecast(made, where(**changes))
     assert (found.seconds, found.seconds_in_sum, found.device_hours, found.money) == (None, None, None, None)
-    assert told in next(facts(found))
+    assert told in next(facts(made, found))
 
 
 def test_disk_is_checkpoints_of_what_runs_at_once_a_model_of_each_trial_and_the_records() -> None:

@@ -221,8 +221,8 @@ def test_planning_takes_a_moment() -> None:
     assert time.perf_counter() - start < 0.3
 
 
-@pytest.mark.parametrize("name", sorted(shipped()))
-def test_every_shipped_space_is_planned_fair(name: str) -> None:
+@pytest.mark.parametrize("name", [name for name in sorted(shipped()) if find(name).space.method is None])
+def test_every_shipped_grid_is_planned_fair(name: str) -> None:
     space = find(name).space
     made = make_plan(name, "", space, "corpus")
     variants = 1

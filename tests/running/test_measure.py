@@ -13,6 +13,7 @@ from archsweep.planning import throughput
 from archsweep.running.measure import measure
 from archsweep.running.progress import Progress
 from archsweep.running.recorder import Recorder
+from archsweep.running.trackers import Trackers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 def report(seconds: float) -> dict[str, Any]:
     """The last report of a trial of four replicas in two stacks, the first twice as fast as the second."""
-    row = {"status": "finished", "stack_size": 2, "val_loss": 3.0, "reason": None}
+    row = {"status": "finished", "stack_size": 2, "val_loss": 3.0, "reason": None, "learning_rate": 1e-3, "weight_decay": 0.1, "seed": 0}
     rows = [row | {"train_seconds": stack * seconds} for stack in (1, 1, 2, 2)]
     constant = {"device_name": "a processor", "precision_used": "fp32", "resumed_at": 0, "warnings": []}
     return {"rows": rows, "tokens": 1000, "val_loss": 3.0, "trial_seconds": 3 * seconds + 1.5, **constant}
@@ -30,7 +31,8 @@ def report(seconds: float) -> dict[str, Any]:
 
 def test_a_trial_that_lasts_leaves_what_its_training_took_and_a_short_one_nothing(tmp_path: Path, tiny_plan: Plan) -> None:
     trial = tiny_plan.trials[0]
-    recorder = Recorder(tmp_path, Progress([trial], Console(file=io.StringIO())), tmp_path / "cache")
+    progress = Progress(tiny_plan, [trial], tmp_path, Console(file=io.StringIO()))
+    recorder = Recorder(tmp_path, progress, Trackers({}, print), tmp_path / "cache")
     for seconds in (0.1, 10.0):
         recorder.begin(trial)
         recorder.finish(trial, report(seconds))

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from archsweep.records import write
+from archsweep.records.write import Outcome
 from archsweep.running.progress import Progress
 from archsweep.running.snapshot import Snapshot
 from archsweep.running.tally import Losses, Tally
@@ -193,7 +194,7 @@ def test_the_log_says_every_line_with_its_trial_and_progress_json_is_what_was_sh
         progress.trial_failed(first, "out of luck", tmp_path / "error.txt")
         progress.trial_began(second)
         last = report(step=6, seconds=4, val_loss=4.1) | {"rows": rows({(1e-3, 0): 4.0, (1e-3, 1): 4.2})}
-        progress.trial_finished(second, last, None)
+        progress.trial_finished(second, last, Outcome(status="finished"))
     log = (tmp_path / "sweep.log").read_text().splitlines()
     assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", line) for line in log)
     assert f"[{first.id}] {first.label}: failed, out of luck (all of it in {tmp_path / 'error.txt'})" in "\n".join(log)

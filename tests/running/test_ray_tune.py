@@ -17,6 +17,7 @@ from archsweep.training.data import prepare
 
 if TYPE_CHECKING:
     from archsweep.planning.plan import Plan, Trial
+    from archsweep.records.write import Outcome
     from archsweep.running.worker import Report
 
 pytestmark = pytest.mark.slow  # Ray takes its time to start
@@ -47,7 +48,7 @@ class Watch:
         self.open_doors |= listening_beyond_loopback()
         self.environment = dict(os.environ)
 
-    def trial_finished(self, trial: Trial, last: Report, reason: str | None) -> None: ...
+    def trial_finished(self, trial: Trial, last: Report, outcome: Outcome) -> None: ...
 
     def trial_failed(self, trial: Trial, reason: str, details: Path) -> None:
         raise AssertionError(reason)

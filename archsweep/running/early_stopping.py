@@ -1,0 +1,104 @@
+"""EarlyStopping: which variants go on after an evaluation. Both runners ask it; it knows what the records say, after a restart too."""
+
+from __future__ import annotations
+
+from math import ceil, isfinite
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from archsweep.records import write
+from archsweep.records.schema import TRIALS_FOLDER
+from archsweep.running.worker import best_setting_loss
+from archsweep.space import ASHA
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from archsweep.planning.plan import Trial
+    from archsweep.space import MedianStopping
+
+Rows = list[dict[str, Any]]
+
+
+class EarlyStopping:
+    """Compares variants by the loss that the report gives them, at the same part of each one's steps; `reasons` is why a trial was stopped.
+
+    `trials` are those of the sweep in `folder`; others may come.
+    """
+
+    def __init__(self, rule: ASHA | MedianStopping, trials: Sequence[Trial], folder: Path) -> None:
+        self.reasons: dict[str, str] = {}
+        self._rule = rule
+        self._parts: dict[str, set[str]] = {}  # of each variant, the trials that have its replicas
+        self._rows: dict[tuple[str, int], dict[str, Rows]] = {}  # by variant and evaluation, each trial's
+        for trial in trials:
+            self._parts.setdefault(trial.label, set()).add(trial.id)
+        for trial in trials:
+            for rows in write.recorded_evaluations(folder / TRIALS_FOLDER / trial.id).values():
+                self._note(trial, rows)
+
+    def stops(self, trial: Trial, rows: Rows) -> bool:
+        """Note an evaluation; whether the trial stops there. A run that repeats what it had reported is judged where it was last."""
+        if trial.id in self.reasons or not rows:
+            return trial.id in self.reasons
+        self._parts.setdefault(trial.label, set()).add(trial.id)
+        number = self._note(trial, rows)
+        been_beyond = any(variant == trial.label and trial.id in seen and at > number for (variant, at), seen in self._rows.items())
+        ended = all(row["status"] != "running" for row in rows)
+        if been_beyond or ended or number not in rungs(self._rule, trial.config.num_evaluations):
+            return False
+        losses = self._losses(number)
+        if (own := losses.pop(trial.label, None)) is None:  # other replicas of the variant are not there yet
+            return False
+        if (reason := verdict(self._rule, own, list(losses.values()))) is None:
+            return False
+        total = trial.cost.train_tokens // trial.config.tokens_per_step
+        self.reasons[trial.id] = f"stopped at step {rows[0]['step']} of {total}: {reason}"
+        return True
+
+    def _note(self, trial: Trial, rows: Rows) -> int:
+        """Keep the rows; the number of their evaluation, of `num_evaluations` that lie equally far apart."""
+        total = trial.cost.train_tokens // trial.config.tokens_per_step
+        number: int = ceil(rows[0]["step"] * min(trial.config.num_evaluations, total) / total)
+        self._rows.setdefault((trial.label, number), {})[trial.id] = rows
+        return number
+
+    def _losses(self, number: int) -> dict[str, float]:
+        """The loss of each variant all of whose replicas were evaluated there."""
+        return {
+            variant: best_setting_loss([row for rows in seen.values() for row in rows])
+            for (variant, at), seen in self._rows.items()
+            if at == number and set(seen) == self._parts[variant]
+        }
+
+
+def rungs(rule: ASHA | MedianStopping, evaluations: int) -> list[int]:
+    """The numbers (from 1) of the evaluations at which the rule decides; never the last one, where nothing is left to save."""
+    if not isinstance(rule, ASHA):
+        return list(range(_first_at(rule.first, evaluations), evaluations))
+    found, part = [], rule.first
+    while (number := _first_at(part, evaluations)) < evaluations:
+        found.append(number)
+        part *= rule.reduction
+    return list(dict.fromkeys(found))
+
+
+def _first_at(part: float, evaluations: int) -> int:
+    """The first evaluation after this part of the steps."""
+    return max(1, ceil(part * evaluations - 1e-9))
+
+
+def verdict(rule: ASHA | MedianStopping, loss: float, others: Sequence[float]) -> str | None:
+    """Why a variant with this loss stops, among the losses of the others that have been there; None where it goes on."""
+    if isinstance(rule, ASHA):
+        kept = max(1, (len(others) + 1) // rule.reduction)
+        rank = 1 + sum(other < loss for other in others)
+        return None if rank <= kept else f"loss {_number(loss)} is number {rank} of {len(others) + 1} there, and the best {kept} go on"
+    if len(others) < rule.fewest or not loss > median(others):
+        return None
+    return f"loss {_number(loss)} is above {_number(median(others))}, the median of the {len(others)} others there"
+
+
+def _number(loss: float) -> str:
+    return f"{loss:.4f}" if isfinite(loss) else "of a replica that diverged"
