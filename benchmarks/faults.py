@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 REPOSITORY = Path(archsweep.__file__).parent.parent
 PATIENCE_SECONDS = 120.0  # for anything to happen on a busy machine
 ROUNDS = 3
-WORKER = "ray::ReplicaTrial"  # how Ray titles the process that trains
+WORKER = r"ray::\w*(Trial|Trainable)"  # how Ray titles a process that trains: by our class, or by what Tune makes of it
 
 SPACE = '''"""How many layers?"""
 from archsweep.config import ExperimentConfig
@@ -83,9 +84,9 @@ class Sweep:
             assert run.ended() == 0, "\n".join(run.lines)
         return seconds
 
-    def is_halfway(self) -> bool:
-        """Whether some trial has saved itself in the middle of its training."""
-        return any(self.folder.glob("trials/*/checkpoint/*.json"))
+    def is_halfway(self, trials: int = 1) -> bool:
+        """Whether so many trials have saved themselves in the middle of their training."""
+        return len({path.parent for path in self.folder.glob("trials/*/checkpoint/*.json")}) >= trials
 
     def records(self) -> Records:
         """Every trial's rows as they lie in its file, without what a clock or a memory meter said."""
@@ -131,8 +132,8 @@ class Run:
         return code
 
 
-def descendants(pid: int, name: str = "") -> list[int]:
-    """The processes below `pid` whose command line holds `name`."""
+def descendants(pid: int, pattern: str = "") -> list[int]:
+    """The processes below `pid` whose command line matches."""
     parents: dict[int, list[int]] = {}
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -143,7 +144,7 @@ def descendants(pid: int, name: str = "") -> list[int]:
     found, left = [], [pid]
     while left:
         children = parents.get(left.pop(), [])
-        found += [child for child in children if name in _command(child)]
+        found += [child for child in children if re.search(pattern, _command(child))]
         left += children
     return found
 
@@ -169,7 +170,7 @@ def worker_killed(home: Path) -> tuple[Sweep, float]:
     with sweep.running() as run:
         run.wait_for(sweep.is_halfway)
         kill(run.wait_for(lambda: descendants(run.process.pid, WORKER))[0])
-        seconds = _seconds(lambda: run.wait_for_line("again from its checkpoint"))
+        seconds = _seconds(lambda: run.wait_for_line("goes on from its checkpoint"))
         assert run.ended() == 0, "".join(run.lines)
     return sweep, seconds
 
@@ -208,10 +209,10 @@ def terminated(home: Path) -> tuple[Sweep, float]:
 def node_killed(home: Path) -> tuple[Sweep, float]:
     """kill -9 of every process of the second of two nodes; its trials go on where there is room."""
     with two_nodes(home) as (sweep, second), sweep.running() as run:
-        run.wait_for(lambda: bool(descendants(second, WORKER)) and sweep.is_halfway())
+        run.wait_for(lambda: bool(descendants(second, WORKER)) and sweep.is_halfway(2))
         for pid in [second, *descendants(second)]:
             kill(pid)
-        seconds = _seconds(lambda: run.wait_for_line("again from its checkpoint"))
+        seconds = _seconds(lambda: run.wait_for_line("goes on from its checkpoint"))
         assert run.ended() == 0, "".join(run.lines)
     return sweep, seconds
 
