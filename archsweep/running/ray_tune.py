@@ -142,8 +142,8 @@ class _Work:
 
 
 def _is_loss(details: str) -> bool:
-    """Whether the process or its node is gone; an exception of the trial itself brings its traceback."""
-    return "Traceback (most recent call last)" not in details
+    """Whether the process or its node is gone; an exception of the trial itself names the task that raised it."""
+    return "ray::" not in details
 
 
 def _fit(work: _Work, trials: Sequence[Trial], search: Search | None) -> Any:
