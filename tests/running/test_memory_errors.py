@@ -24,7 +24,7 @@ REPOSITORY = Path(archsweep.__file__).parents[1]
 # A model that needs so many units of memory for each window, on a logical GPU that has 8 of them: torch's own error is raised where the
 # share that Ray granted is too small.
 HUNGRY = """\
-import ray, torch
+import torch
 from torch import nn
 
 class Hungry(nn.Module):
@@ -35,6 +35,8 @@ class Hungry(nn.Module):
         self.need = {1: 4.0, 2: 16.0}[config.num_layers]
 
     def forward(self, tokens):
+        import ray  # where it is running already; planning builds this model too
+
         share = ray.get_runtime_context().get_assigned_resources()["GPU"]
         if self.training and self.need * tokens.shape[0] > 8 * share:
             raise torch.OutOfMemoryError(f"{tokens.shape[0]} windows do not fit {share} of the device")
