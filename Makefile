@@ -8,14 +8,17 @@ READY := .venv/.ready
 sweep: $(READY) ## train and answer the default question
 	$(BIN)/python -m archsweep heads_vs_layers
 
-test: $(READY) ## all tests, slow ones included
-	$(BIN)/python -m pytest
+FAST := -m "not slow" --numprocesses auto --maxprocesses 8
+
+test: $(READY) ## all tests; the slow ones, which start clusters, one after another
+	$(BIN)/python -m pytest $(FAST)
+	$(BIN)/python -m pytest -m slow
 
 check: $(READY) ## what every commit passes: lint, types, fast tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(FAST)
 
 bench: $(READY) ## measure what benchmarks/RESULTS.md and the README quote
 	$(BIN)/python -m benchmarks

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from archsweep.config import ExperimentConfig, Replica
 
-SMALL_OPERATION = 40_000  # elements of one layer's activations
+SMALL_OPERATION = 48_000  # elements of one layer's activations
 LARGEST_CPU_STACK = 6
 
 
