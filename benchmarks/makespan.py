@@ -1,0 +1,125 @@
+"""How well a sweep keeps the processors busy, and against what one would write first: Ray Tune over transformers.Trainer."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import archsweep
+from benchmarks.timing import header
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+REPOSITORY = Path(archsweep.__file__).parent.parent
+SIZES = ("num_layers", "num_heads", "hidden_size", "context_length", "vocab_size", "batch_size")
+SPACE = '''"""One layer or two?"""
+from archsweep.space import Choice, Space
+from search_spaces.bases import TINY
+
+space = Space(base=TINY, compare={"num_layers": Choice(1, 2)}, tune={"learning_rate": Choice(5e-3, 1e-2, 2e-2, 4e-2)}, repeat=3)
+'''
+
+
+def main() -> None:
+    """Print the default sweep's makespan over its pure training time on two processors, and a small sweep's speed over the peer's."""
+    print(header("Makespan: sweeps on two processors", 1))
+    home = Path(tempfile.mkdtemp(prefix="archsweep-makespan-"))
+    started, seconds, results = _sweep("heads_vs_layers", home / "default")
+    pure = float((results["train_seconds"] / results["stack_size"]).sum()) / 2
+    trials = results.drop_duplicates("trial_id")
+    print(
+        f"heads_vs_layers: {seconds:.0f} s from the first trial on, {started:.0f} s before it; pure training {pure:.0f} s on each processor"
+    )
+    in_trials = float(trials["trial_seconds"].sum()) / 2
+    print(f"  makespan over pure training: {seconds / pure:.2f}; trials with evaluation and export: {in_trials:.0f} s on each")
+
+    (home / "small.py").write_text(SPACE)
+    started, seconds, results = _sweep(str(home / "small.py"), home / "small")
+    peer = _peer(results)
+    ours = started + seconds
+    print(
+        f"24 replicas of 200 steps: archsweep {ours:.0f} s, Ray Tune over Trainer {peer:.0f} s, both from start to end: {peer / ours:.1f}x"
+    )
+
+
+def _sweep(space: str, results: Path) -> tuple[float, float, pd.DataFrame]:
+    """Seconds before the first trial begins and from then to the end of the command, and the records."""
+    command = [sys.executable, "-m", "archsweep", space, "--num-cpus=2", "--fresh", "--results", str(results)]
+    began = time.perf_counter()
+    first = None
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            first = first or (time.perf_counter() if "replicas began" in line else None)
+    assert process.returncode == 0
+    assert first is not None
+    return first - began, time.perf_counter() - first, archsweep.load(next(results.iterdir()))
+
+
+def _peer(results: pd.DataFrame) -> float:
+    """Seconds of Ray Tune over transformers.Trainer: a trial per replica, the same models, batches of the same size, as many steps."""
+    began = time.perf_counter()
+    rows = results[[*SIZES, "learning_rate", "seed", "step"]].to_dict("records")
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    subprocess.run(
+        [sys.executable, "-c", f"from benchmarks.makespan import tune_trainer; tune_trainer({rows!r})"], check=True, env=environment
+    )
+    return time.perf_counter() - began
+
+
+def tune_trainer(rows: list[dict[str, Any]]) -> None:
+    """Train each row with Tune and transformers.Trainer on two processors."""
+    os.environ |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": os.urandom(32).hex()}
+    os.environ |= {"RAY_AIR_NEW_OUTPUT": "0"}
+    import ray
+    from ray import tune
+
+    def train(config: dict[str, Any]) -> None:
+        import torch
+        import transformers
+
+        from archsweep.config import ExperimentConfig
+        from archsweep.training.data import LanguageModelDataset
+
+        torch.set_num_threads(1)
+        sizes = {
+            name: int(config[name]) for name in ("num_layers", "num_heads", "hidden_size", "context_length", "vocab_size", "batch_size")
+        }
+        ours = ExperimentConfig(**sizes, max_tokens=10**9)
+        windows = LanguageModelDataset(ours).train_windows(int(config["seed"]))
+        steps = int(config["step"])
+        rows = [torch.from_numpy(row[:-1]) for step in range(steps) for row in windows.batch(step)]
+        model = transformers.GPT2LMHeadModel(
+            transformers.GPT2Config(
+                n_layer=ours.num_layers, n_head=ours.num_heads, n_embd=ours.hidden_size, n_positions=ours.context_length,
+                vocab_size=ours.vocab_size, bos_token_id=None, eos_token_id=None,
+            )
+        )  # fmt: skip
+        with tempfile.TemporaryDirectory() as folder:
+            arguments = transformers.TrainingArguments(
+                output_dir=folder, max_steps=steps, per_device_train_batch_size=ours.batch_size, learning_rate=config["learning_rate"],
+                warmup_steps=steps // 2, seed=int(config["seed"]), logging_strategy="no", save_strategy="no", report_to=[],
+                disable_tqdm=True, use_cpu=True,
+            )  # fmt: skip
+            trainer = transformers.Trainer(model=model, args=arguments, train_dataset=[{"input_ids": row, "labels": row} for row in rows])
+            tune.report({"loss": trainer.train().training_loss})
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="CRITICAL")
+    with tempfile.TemporaryDirectory() as storage:
+        space = {"row": tune.grid_search(rows)}
+        tuner = tune.Tuner(
+            lambda config: train(config["row"]), param_space=space, run_config=tune.RunConfig(storage_path=storage, verbose=0)
+        )
+        assert len(tuner.fit()) == len(rows)
+    ray.shutdown()
+
+
+if __name__ == "__main__":
+    main()
