@@ -3,22 +3,25 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: sweep test check bench golden format
+.PHONY: sweep test check lint fast slow bench golden format
 
 sweep: $(READY) ## train and answer the default question
 	$(BIN)/python -m archsweep heads_vs_layers
 
-FAST := -m "not slow" --numprocesses auto --maxprocesses 8
+test: fast slow ## all tests
 
-test: $(READY) ## all tests; the slow ones, which start clusters, one after another
-	$(BIN)/python -m pytest $(FAST)
-	$(BIN)/python -m pytest -m slow
+check: lint fast ## what every commit passes: lint, types, fast tests
 
-check: $(READY) ## what every commit passes: lint, types, fast tests
+lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest $(FAST)
+
+fast: $(READY) # side by side
+	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 8
+
+slow: $(READY) # they start clusters, so one after another
+	$(BIN)/python -m pytest -m slow
 
 bench: $(READY) ## measure what benchmarks/RESULTS.md and the README quote
 	$(BIN)/python -m benchmarks

@@ -32,7 +32,7 @@ SPACE = '''"""How many layers?"""
 from archsweep.config import ExperimentConfig
 from archsweep.space import Choice, Space
 
-base = ExperimentConfig(num_layers=1, num_heads=2, head_dim=8, context_length=16, batch_size=8, max_tokens=128 * 400, eval_tokens=256,
+base = ExperimentConfig(num_layers=1, num_heads=2, head_dim=8, context_length=16, batch_size=8, max_tokens=128 * 300, eval_tokens=256,
                         num_evaluations=3, vocab_size=300, dataset="text:{text}", learning_rate=3e-3)
 space = Space(base=base, compare={{"num_layers": Choice(1, 2, 3, 4)}}, repeat=2)
 '''
@@ -170,7 +170,7 @@ def worker_killed(home: Path) -> tuple[Sweep, float]:
     """kill -9 of the process that trains; the run itself tries the trial again."""
     sweep = Sweep(home)
     with sweep.running() as run:
-        run.wait_for(sweep.is_halfway)
+        run.wait_for(lambda: sweep.is_halfway(2))  # both of those that train
         kill(run.wait_for(lambda: descendants(run.process.pid, WORKER))[0])
         seconds = _seconds(lambda: run.wait_for_line("goes on from its checkpoint"))
         assert run.ended() == 0, "".join(run.lines)

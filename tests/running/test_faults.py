@@ -36,7 +36,7 @@ def may_mount(tmp_path: Path) -> None:
     subprocess.run(["umount", tmp_path], check=True)
 
 
-@pytest.mark.parametrize("fault", [faults.worker_killed, faults.node_killed, faults.raylet_killed], ids=lambda fault: fault.__name__)
+@pytest.mark.parametrize("fault", [faults.worker_killed, faults.node_killed], ids=lambda fault: fault.__name__)
 def test_processes_may_die(fault: Callable[[Path], tuple[faults.Sweep, float]], home: Path, undisturbed: faults.Records) -> None:
     sweep, _ = fault(home / fault.__name__)
     assert sweep.records() == undisturbed
