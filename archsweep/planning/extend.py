@@ -99,7 +99,9 @@ def _obstacles(recorded: Plan, planned: Plan) -> Iterator[str]:
 def _shared(plan: Plan) -> Mapping[str, JsonValue]:
     """The fields that all its variants have the same of, by the question's own choice."""
     apart = {*plan.compare, *plan.tune, "seed", *NOT_CONTENT}
-    if plan.budget is not None or _SIZES & set(plan.compare):
+    if plan.budgets or _SIZES & set(plan.compare):
         apart |= _SIZES
+    if any(budget.solves_length for budget in plan.budgets):
+        apart |= {"max_tokens"}
     first, *others = (trial.config.to_dict() for trial in plan.trials)
     return {name: value for name, value in first.items() if name not in apart and all(config[name] == value for config in others)}

@@ -101,3 +101,12 @@ def test_trials_that_another_trainer_made_are_neither_taken_for_these_nor_joined
         reconcile(old, plan(), extend=False)
     with pytest.raises(SpaceError, match="another version of the trainer made it"):
         reconcile(old, plan(repeat=3), extend=True)
+
+
+def test_a_length_that_a_budget_has_solved_may_differ_between_variants_of_one_question() -> None:
+    budget = Budget("flops", 10**11, tolerance=0.02)
+    joined = reconcile(plan((1,), budget=budget), plan((1, 2), budget=budget), extend=True)
+    lengths = {trial.config.num_layers: trial.config.max_tokens for trial in joined.trials}
+    assert sorted(lengths) == [1, 2]
+    assert lengths[1] != lengths[2]
+    reconcile(plan((1,), budget=budget), plan((2,), budget=budget), extend=True)
