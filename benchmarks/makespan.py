@@ -111,7 +111,7 @@ def tune_trainer(rows: list[dict[str, Any]]) -> None:
             trainer = transformers.Trainer(model=model, args=arguments, train_dataset=[{"input_ids": row, "labels": row} for row in rows])
             tune.report({"loss": trainer.train().training_loss})
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="CRITICAL")
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="CRITICAL")
     with tempfile.TemporaryDirectory() as storage:
         space = {"row": tune.grid_search(rows)}
         tuner = tune.Tuner(
