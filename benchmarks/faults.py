@@ -235,10 +235,7 @@ def disk_full(home: Path) -> tuple[Sweep, float]:
 
 def disk_read_only(home: Path) -> tuple[Sweep, float]:
     """The disk of the results can no longer be written: a read-only mount comes to lie over it, since one in use cannot become so."""
-    real, disk = home / "real", home / "disk"
-    real.mkdir(parents=True)
-    with _mounted(disk, "--bind", str(real)):
-        sweep = Sweep(home, disk / "results", "--serial")
+    with _on_a_bound_disk(home) as (sweep, real, disk):
         with sweep.running() as run:
             run.wait_for(sweep.is_halfway)
             with _mounted(disk, "--bind", str(real)):
@@ -249,10 +246,7 @@ def disk_read_only(home: Path) -> tuple[Sweep, float]:
 
 def mount_vanished(home: Path) -> tuple[Sweep, float]:
     """The disk of the results is not there any more, and comes back; nothing may be written into its empty place."""
-    real, disk = home / "real", home / "disk"
-    real.mkdir(parents=True)
-    with _mounted(disk, "--bind", str(real)):
-        sweep = Sweep(home, disk / "results", "--serial")
+    with _on_a_bound_disk(home) as (sweep, real, disk):
         with sweep.running() as run:
             run.wait_for(sweep.is_halfway)
             subprocess.run(["umount", "-l", disk], check=True)
@@ -279,6 +273,15 @@ def _kept(sweep: Sweep, seconds: float) -> tuple[Sweep, float]:
     kept = Sweep(sweep.home / "kept")
     shutil.copytree(sweep.results, kept.results)
     return kept, seconds
+
+
+@contextmanager
+def _on_a_bound_disk(home: Path) -> Iterator[tuple[Sweep, Path, Path]]:
+    """A sweep whose results lie on a disk of their own, with the folder that it is bound to, and the one where it is seen."""
+    real, disk = home / "real", home / "disk"
+    real.mkdir(parents=True)
+    with _mounted(disk, "--bind", str(real)):
+        yield Sweep(home, disk / "results", "--serial"), real, disk
 
 
 @contextmanager

@@ -78,10 +78,7 @@ def train_trial(
         )
     precision = precision_used(trial.config, experiment.device)
     constant = {
-        "hostname": socket.gethostname(),
-        "device_name": device_name(experiment.device),
-        "precision_used": precision,
-        "software": software(),
+        **_circumstances(device_name(experiment.device), precision),
         "corpus_id": corpus_id,
         "gpu_share": gpu_share,
         "resumed_at": experiment.resumed_at,
@@ -108,6 +105,11 @@ def train_trial(
                 "step": experiment.steps_done,
                 "trial_seconds": perf_counter() - started,
             }
+
+
+def _circumstances(device: str, precision: str) -> dict[str, Any]:
+    """Where and with what the trial trains."""
+    return {"hostname": socket.gethostname(), "device_name": device, "precision_used": precision, "software": software()}
 
 
 def _fit(trial: Trial, device: torch.device, gpu_share: float, cache_dir: Path | None) -> dict[str, Any]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+FORMAT = 2  # of the facts that a run keeps: raised when they change, so that no run goes on from what it would misread
 KEPT = 2  # the last one, and the one before in case the disk lost something of the last
 
 
@@ -30,7 +31,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, identity: object) -> None:
         self._folder = folder
-        self._identity = json.dumps(identity, sort_keys=True)
+        self._identity = json.dumps([FORMAT, identity], sort_keys=True)
 
     def save(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Write the next checkpoint, then remove all but the last KEPT. Raises OSError where the folder cannot be written."""
@@ -66,7 +67,7 @@ class Checkpoints:
             raise ValueError("its text does not have the checksum that was written with it")
         content = json.loads(outer["content"])
         if content["identity"] != self._identity:
-            raise ValueError("it belongs to another run: other config, replicas or corpus")
+            raise ValueError("it belongs to another run: other config, replicas, corpus or version")
         path = self._tensors_path(number)
         with open(path, "rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != content["tensors_sha256"]:

@@ -98,6 +98,15 @@ def test_a_checkpoint_of_another_run_is_not_taken(tmp_path: Path) -> None:
 # Runs.
 
 
+def test_what_another_version_has_kept_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("archsweep.training.checkpoint.FORMAT", 1)
+    Checkpoints(tmp_path, "this run").save({}, {"step": 1})
+    monkeypatch.undo()
+    warnings: list[str] = []
+    assert Checkpoints(tmp_path, "this run").load(warnings.append) is None
+    assert "other config, replicas, corpus or version" in warnings[0]
+
+
 @pytest.mark.parametrize("changes", [{}, {"dropout": 0.1}, {"gradient_accumulation_steps": 2, "batch_size": 4}, {"precision": "bf16"}])
 def test_a_run_that_is_stopped_anywhere_ends_with_the_same_bits(
     small: ExperimentConfig, train: Train, corpora: Path, tmp_path: Path, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
