@@ -142,8 +142,9 @@ class _Work:
 
 
 def _is_loss(details: str) -> bool:
-    """Whether the process or its node is gone; an exception of the trial itself names the task that raised it."""
-    return "ray::" not in details
+    """Whether the process or its node is gone. An exception of the trial itself names the task that raised it, in the line below Tune's
+    own; a list of the node's processes, as of one that ran out of memory, may name tasks further down."""
+    return "ray::" not in details.splitlines()[1]
 
 
 def _fit(work: _Work, trials: Sequence[Trial], search: Search | None) -> Any:

@@ -15,6 +15,7 @@ from archsweep.errors import ConfigError, MachineError
 from archsweep.pipeline import Ledger, Machine
 from archsweep.planning.plan import make_plan
 from archsweep.records.schema import CURVES, RESULTS
+from archsweep.running import ray_tune
 from archsweep.running.recorder import reason_in
 from archsweep.space import Choice, Space
 
@@ -178,6 +179,19 @@ def test_a_reason_is_the_exception_with_all_its_lines() -> None:
     trace = 'Traceback (most recent call last):\n  File "a.py", line 1, in f\n    g()\n'
     traceback = f"{trace}archsweep.errors.ConfigError: two faults\n  - one\n  - two\n"
     assert reason_in(traceback) == "archsweep.errors.ConfigError: two faults - one - two"
+
+
+@pytest.mark.parametrize(
+    ("said", "lost"),
+    [
+        ("ray::ResourceTrainable.train() (pid=7, ip=127.0.0.1)\n  File ...\ntorch.OutOfMemoryError: no", False),
+        ("The actor died because of an error raised in its creation task, ray::ReplicaTrial.__init__()\nDataError: no", False),
+        ("The actor died unexpectedly before finishing this task.\n\tclass_name: ReplicaTrial", True),
+        ("Task was killed due to the node running low on memory.\nPID MEM(GB) COMMAND\n7 9.1 ray::ReplicaTrial.train", True),
+    ],
+)
+def test_a_lost_process_is_told_from_an_exception_of_the_trial(said: str, lost: bool) -> None:
+    assert ray_tune._is_loss(f"Failure # 1 (occurred at 2026-01-01_00-00-00)\n{said}\n") == lost
 
 
 @pytest.mark.slow
