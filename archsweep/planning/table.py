@@ -54,6 +54,8 @@ def facts(plan: Plan, forecast: Forecast) -> Iterator[str]:
     where = f"{forecast.devices} {gpus}{'s' if forecast.devices != 1 else ''}, {forecast.slots} side by side"
     if forecast.seconds is None or forecast.seconds_in_sum is None or forecast.device_hours is None:
         yield f"time: {forecast.basis}"
+    elif not forecast.seconds_in_sum.expected:
+        yield "time: nothing is left to train"
     else:
         yield f"time: {_span(forecast.seconds)} on {where} ({_span(forecast.seconds_in_sum)} one after another), {forecast.basis}"
         cost = f", {_money(forecast.money)}" if forecast.money else ""

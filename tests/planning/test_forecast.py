@@ -69,6 +69,7 @@ def test_only_what_is_left_takes_time() -> None:
     none_left = forecast(made, where(known), left=[])
     assert none_left.seconds is not None
     assert none_left.seconds.high == 0
+    assert next(facts(made, none_left)) == "time: nothing is left to train"
 
 
 def test_a_trial_that_a_run_would_split_takes_the_slots_together() -> None:
