@@ -43,6 +43,12 @@ def main(batch_sizes: tuple[int, ...] = (4, 8, 16)) -> None:
         chosen = choose_stack_size(config, max(STACKS), device)
         print(f"{name:>16} {batch_size * 64:>12}  {_cells(f'{ratio:.2f}' for ratio in medians.values())}  {chosen}", flush=True)
 
+    against_processes()
+
+
+def against_processes() -> None:
+    """Print, for each shape, how many times faster K replicas train as one stack in one process than as K processes at once."""
+    torch.set_num_threads(1)
     print(header(f"K replicas as one stack in one process: speed over K processes at once (median of {ROUNDS} rounds)", 1))
     print(f"{'layers x width':>16} {'tokens/step':>12}  {_cells(f'K={size}' for size in STACKS)}")
     for name, shape in SHAPES.items():
