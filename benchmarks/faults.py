@@ -28,13 +28,13 @@ PATIENCE_SECONDS = 120.0  # for anything to happen on a busy machine
 ROUNDS = 3
 WORKER = r"ray::\w*(Trial|Trainable)"  # how Ray titles a process that trains: by our class, or by what Tune makes of it
 
-SPACE = '''"""How many layers?"""
+SPACE = '''"""Three layers or four?"""
 from archsweep.config import ExperimentConfig
 from archsweep.space import Choice, Space
 
 base = ExperimentConfig(num_layers=1, num_heads=2, head_dim=8, context_length=16, batch_size=8, max_tokens=128 * 300, eval_tokens=256,
                         num_evaluations=3, vocab_size=300, dataset="text:{text}", learning_rate=3e-3)
-space = Space(base=base, compare={{"num_layers": Choice(1, 2, 3, 4)}}, repeat=2)
+space = Space(base=base, compare={{"num_layers": Choice(3, 4)}}, repeat=2)
 '''
 TEXT = "\n\n".join(
     f"Number {n} follows number {n - 1}, and {n * n} is its square; {'rain' if n % 3 else 'sun'} comes after." for n in range(400)
