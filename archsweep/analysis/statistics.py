@@ -68,7 +68,7 @@ class Layout:
     @property
     def mean_errors(self) -> pd.Series:
         """Standard error of each variant's mean over these seeds."""
-        return self.error / np.sqrt(self.losses.notna().sum(axis=1))
+        return pd.Series(self.error / np.sqrt(np.isfinite(self.losses.to_numpy(dtype=float)).sum(axis=1)), index=self.losses.index)
 
     @property
     def half_widths(self) -> pd.Series:
