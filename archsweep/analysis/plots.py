@@ -36,10 +36,11 @@ PALETTE = ("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#5
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 INK, RULE, MUTED, PAPER = "#1f2930", "#dfe3e8", "#9aa4ad", "#fefefe"
 
+PNG_DPI = 300  # what journals ask of a figure
 MOST_VARIANTS = 30  # in one figure: what a page holds
 MOST_CELLS = 12  # on a side of a heat map whose cells are wide enough for text
 
-_STYLE = {
+STYLE = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 10,
@@ -60,6 +61,7 @@ _STYLE = {
     "figure.facecolor": PAPER,
     "axes.facecolor": "none",
     "svg.fonttype": "path",
+    "pdf.fonttype": 42,  # TrueType, which publishers ask for
     "svg.hashsalt": "archsweep",
 }
 
@@ -67,7 +69,7 @@ _STYLE = {
 def plot_training_curves(source: Given | Comparison, path: str | Path | None = None) -> Figure:
     """Validation loss against tokens, each variant at its best setting: the mean, and a band from the lowest seed to the highest."""
     comparison = compare_experiments(source)
-    curves = _best_curves(comparison)
+    curves = best_curves(comparison)
     if curves.empty:
         raise RecordError(f"{comparison.source.name} has no evaluations of a finished setting to draw. Give a sweep's folder.")
     x = "tokens" if curves["tokens"].notna().all() else "evaluation"
@@ -189,14 +191,22 @@ def plot_best_so_far(variants: pd.DataFrame) -> Figure:
 def png(figure: Figure) -> bytes:
     """A figure as a PNG for documents."""
     buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=160, metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=PNG_DPI, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def pdf(figure: Figure) -> bytes:
+    """A figure as a PDF for papers: its text stays text, in an embedded font; without a date, so that it is the same each time."""
+    buffer = BytesIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(buffer, format="pdf", metadata={"CreationDate": None})
     return buffer.getvalue()
 
 
 def svg(figure: Figure) -> str:
     """A figure as SVG text, without date and metadata."""
     buffer = BytesIO()
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return buffer.getvalue().decode()
 
@@ -204,7 +214,7 @@ def svg(figure: Figure) -> str:
 @contextmanager
 def _figure(width: float, height: float, path: str | Path | None) -> Iterator[tuple[Figure, Axes]]:
     """A figure that no window and no global state knows of, drawn in our style and saved to `path` at the end."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
         yield figure, figure.add_subplot()
@@ -212,7 +222,7 @@ def _figure(width: float, height: float, path: str | Path | None) -> Iterator[tu
             write_atomically(path, png(figure))
 
 
-def _best_curves(comparison: Comparison) -> pd.DataFrame:
+def best_curves(comparison: Comparison) -> pd.DataFrame:
     """The evaluations of every variant's best setting, numbered along the training."""
     ranked = comparison.table[comparison.table["mean"].notna()]
     curves = comparison.source.curves.merge(ranked[["variant", "learning_rate", "weight_decay"]].convert_dtypes(), how="inner")
