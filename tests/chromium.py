@@ -35,7 +35,7 @@ class Browser:
         self.problems: list[str] = []
         self.requests: list[str] = []
         self._loaded = False
-        self._commands, self._answers = os.fdopen(commands, "wb", buffering=0), os.fdopen(answers, "rb", buffering=0)
+        self._commands, self._answers = commands, answers
         self._unread, self._number, self._session = b"", 0, ""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
@@ -45,7 +45,7 @@ class Browser:
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         self._number += 1
         session = {"sessionId": self._session} if self._session else {}
-        self._commands.write(json.dumps({"id": self._number, "method": method, "params": parameters, **session}).encode() + b"\0")
+        os.write(self._commands, json.dumps({"id": self._number, "method": method, "params": parameters, **session}).encode() + b"\0")
         while True:
             message = self._message()
             if message.get("id") == self._number:
@@ -90,7 +90,7 @@ class Browser:
 
     def _message(self) -> dict[str, Any]:
         while b"\0" not in self._unread:
-            received = os.read(self._answers.fileno(), 1 << 20)
+            received = os.read(self._answers, 1 << 20)
             assert received, "Chromium has ended"
             self._unread += received
         text, _, self._unread = self._unread.partition(b"\0")
@@ -131,3 +131,5 @@ def opened() -> Iterator[Browser]:
         finally:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+            os.close(commands)
+            os.close(answers)

@@ -54,8 +54,10 @@ def costs(comparison: Comparison) -> pd.DataFrame:
     found["peak_memory_bytes"] = measured["peak_memory_bytes"].to_numpy()
     found["decode_latency"] = (1 / measured["decode_tokens_per_second"]).to_numpy()
     found["half_width"] = _half_widths(comparison, found["variant"])
-    numbers = found.drop(columns="variant").apply(lambda column: column.to_numpy(dtype=float, na_value=np.nan))
-    return pd.concat([found["variant"], numbers.dropna(axis="columns", how="all")], axis="columns").reset_index(drop=True)
+    numbers = {name: found[name].to_numpy(dtype=float, na_value=np.nan) for name in found.columns.drop("variant")}
+    return pd.DataFrame(
+        {"variant": found["variant"].to_numpy(), **{name: held for name, held in numbers.items() if np.isfinite(held).any()}}
+    )
 
 
 def known(found: pd.DataFrame) -> list[Cost]:

@@ -103,7 +103,9 @@ def _inline_svg(text: str, description: str) -> Markup:
     body = re.sub(r'<g id="[^"]*"', "<g", body).replace("xlink:href", "href")
     for colour, name in _PAGE_COLOURS.items():
         body = body.replace(colour, name)
-    return Markup('<svg role="img" aria-label="{}" {}>{}</svg>').format(description, Markup(view[0] if view else ""), Markup(body))
+    return Markup('<svg role="img" aria-label="{}" {}><g aria-hidden="true">{}</g></svg>').format(
+        description, Markup(view[0] if view else ""), Markup(body)
+    )
 
 
 _PAGE_COLOURS = {

@@ -19,7 +19,7 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, NullLocator
 from archsweep.analysis.compare import Comparison, compare_experiments
 from archsweep.analysis.statistics import finished_loss, fit_layout, losses_by_seed
 from archsweep.analysis.verdicts import BEST, BETTER, LR_CONFOUNDED
-from archsweep.analysis.words import loss, words
+from archsweep.analysis.words import loss, short, words
 from archsweep.atomic import write_atomically
 from archsweep.errors import RecordError
 
@@ -103,8 +103,8 @@ def plot_heat_map(source: Given | Comparison, path: str | Path | None = None) ->
     cell = (1.15, 0.75) if wide else (0.3, 0.3)
     with _figure(2.6 + cell[0] * means.shape[1], 1.5 + cell[1] * means.shape[0], path) as (figure, axes):
         heat = sns.heatmap(
-            means, annot=texts.to_numpy() if wide else None, fmt="", cmap="crest", linewidths=2 if wide else 0.5, linecolor=PAPER, ax=axes,
-            cbar_kws={"label": "validation loss (nats/token)"}, annot_kws={"fontsize": 9},
+            means.rename(index=_tick, columns=_tick), annot=texts.to_numpy() if wide else None, fmt="", cmap="crest", linecolor=PAPER,
+            ax=axes, linewidths=2 if wide else 0.5, cbar_kws={"label": "validation loss (nats/token)"}, annot_kws={"fontsize": 9},
         )  # fmt: skip
         heat.grid(False)
         heat.tick_params(length=0)
@@ -126,7 +126,7 @@ def plot_differences(source: Given | Comparison, path: str | Path | None = None)
         axes.axvline(0, color=INK, linewidth=1)
         for y, (_, row) in enumerate(table.iterrows()):
             _interval(axes, y, row)
-        axes.set_yticks(range(len(table)), list(table["variant"]))
+        axes.set_yticks(range(len(table)), [short(name) for name in table["variant"]])
         axes.set_ylim(len(table) - 0.4, -0.6)
         axes.grid(False, axis="y")
         axes.tick_params(axis="y", length=0)
@@ -247,7 +247,14 @@ def _legend(comparison: Comparison, axes: Axes) -> None:
         handles, labels = zip(*entries, strict=True)
         title = "best first, others in grey" if comparison.table["mean"].notna().sum() > len(PALETTE) else "best first"
         axes.figure.legend(
-            handles, labels, loc="outside lower left", ncols=_LEGEND_COLUMNS, title=title, alignment="left", fontsize=9, title_fontsize=9
+            handles,
+            [short(label) for label in labels],
+            loc="outside lower left",
+            ncols=_LEGEND_COLUMNS,
+            title=title,
+            alignment="left",
+            fontsize=9,
+            title_fontsize=9,
         )
 
 
@@ -278,6 +285,11 @@ def _cell_texts(comparison: Comparison) -> list[str]:
         mean = f"{loss(row['mean'])}" if pd.notna(row["mean"]) else str(row["verdict"]).lower()
         texts.append(f"{mean}\n± {half:.3f}" if np.isfinite(half) else mean)
     return texts
+
+
+def _tick(value: Any) -> Any:
+    """A compared value as a heat map's tick: a text, short enough for one cell."""
+    return short(value, letters=15) if isinstance(value, str) else value
 
 
 def _half_widths(comparison: Comparison) -> dict[Any, float]:

@@ -84,6 +84,12 @@ def number(value: Any, form: Callable[[float], str], after: str = "") -> str:
     return NONE if pd.isna(value) else Number(form(float(value)) + after, float(value))
 
 
+def short(name: str, letters: int = 49) -> str:
+    """A name that a figure has room for: where it is longer than so many letters, without its middle."""
+    half = (letters - 1) // 2
+    return name if len(name) <= letters else f"{name[:half]}…{name[-half:]}"
+
+
 def text(value: Any) -> str:
     if pd.isna(value):
         return NONE

@@ -97,7 +97,7 @@
       if (!this.count) return;
       const last = Math.min(this.first + PAGE, this.shown.length);
       const range = `${last ? this.first + 1 : 0} to ${last} of ${this.shown.length}`;
-      this.count.textContent = this.shown.length < this.rows.length ? `${range} that match` : range;
+      this.count.textContent = this.shown.length < this.rows.length ? `${range} that match` : `${range} rows`;
       if (this.rest) this.rest.textContent = `Rows ${range} of this table's ${this.rows.length}. results.parquet and report.md have all.`;
       if (this.leaves) {
         this.leaves[0].disabled = this.first === 0;
@@ -119,6 +119,7 @@
 
   const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "solid"];
   const SYMBOLS = ["circle", "square", "triangle-up", "diamond", "triangle-down", "pentagon", "x"];
+  const GLYPHS = ["\u25cf", "\u25a0", "\u25b2", "\u25c6", "\u25bc", "\u2b1f", "\u2716"]; // of the same shapes, for the legend
   const CONFIG = { responsive: true, displaylogo: false, displayModeBar: false, showTips: false };
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const seriesColour = (place) => colour(place < SYMBOLS.length ? `--series-${place}` : "--muted");
@@ -133,9 +134,9 @@
     return window.Plotly;
   })());
 
-  const axis = (title, type, more = {}) => ({
+  const axis = (title, type) => ({
     title: { text: escape(title), font: { size: 13 } }, type, gridcolor: colour("--rule"), linecolor: colour("--muted"), zeroline: false,
-    automargin: true, exponentformat: "SI", ...(type === "log" ? { dtick: more.whole ? undefined : "D2" } : {}),
+    automargin: true, exponentformat: "SI", ...(type === "log" ? { tickformat: "~s" } : {}), // whole numbers, not the last digit alone
   });
   const layout = (x, y) => ({
     xaxis: x, yaxis: y, margin: { l: 56, r: 12, t: 8, b: 48 }, height: 420, showlegend: false, hovermode: "closest", dragmode: "zoom",
@@ -178,13 +179,19 @@
       ...(places.length > 300 ? {} : { error_y: { type: "data", array: kept.map((place) => figure.half[place] ?? 0), color: shade, thickness: 1, width: 0 } }),
       ...more,
     });
+    const x = axis(cost.label, state.x);
+    const values = new Set(places.map((place) => cost.values[place]));
+    if (values.size === 1) { // plotly would show the value's thirteenth digit
+      const [only] = values;
+      x.range = [0.9 * only, 1.1 * only].map((end) => (state.x === "log" ? Math.log10(end) : end));
+    }
     const undominated = places.filter((place) => front.has(place)).sort((a, b) => cost.values[a] - cost.values[b]);
     return [
       [
         points(places.filter((place) => !front.has(place)), colour("--muted"), "circle-open", {}),
         points(undominated, colour("--series-0"), "circle", { mode: "lines+markers", line: { width: 1, color: colour("--series-0") } }),
       ],
-      layout(axis(cost.label, state.x), axis(figure.y, state.y)),
+      layout(x, axis(figure.y, state.y)),
     ];
   };
 
@@ -209,6 +216,7 @@
       this.box.classList.add("is-live");
       this.library = library;
       await this.draw();
+      document.getElementById("js-plotly-tester")?.setAttribute("aria-hidden", "true"); // where plotly measures its texts
       matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
     }
 
@@ -238,8 +246,8 @@
 
     legend() {
       return make("div", { className: "legend" }, ...this.figure.series.map((series, place) => {
-        const button = make("button", { type: "button" }, make("span", { className: "swatch" }), series.name);
-        button.style.setProperty("--swatch", place < SYMBOLS.length ? `var(--series-${place})` : "var(--muted)");
+        const button = make("button", { type: "button" }, make("span", { className: "swatch", ariaHidden: "true", textContent: GLYPHS[place] ?? "\u2022" }), series.name);
+        button.firstChild.style.color = place < SYMBOLS.length ? `var(--series-${place})` : "var(--muted)";
         button.setAttribute("aria-pressed", "true");
         button.addEventListener("click", () => {
           const { hidden } = this.state;
@@ -270,6 +278,6 @@
   document.querySelectorAll("[data-copy]").forEach((box) => {
     const button = make("button", { type: "button", textContent: "Copy", className: "copy" });
     button.addEventListener("click", () => copied(button, box.innerText));
-    box.before(button);
+    box.previousElementSibling.append(button); // its heading
   });
 })();
