@@ -60,7 +60,8 @@ def _is_outdated(plan: Plan) -> bool:
 
 
 def _models(plan: Plan) -> set[Model]:
-    return {(_architecture(trial.config, plan.corpus_id), replica) for trial in plan.trials for replica in trial.replicas}
+    architectures = [_architecture(trial.config, plan.corpus_id) for trial in plan.trials]
+    return {(name, replica) for name, trial in zip(architectures, plan.trials, strict=True) for replica in trial.replicas}
 
 
 def _architecture(config: ExperimentConfig, corpus_id: str) -> str:
