@@ -16,8 +16,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter, FuncFormatter, NullLocator
 
-from archsweep.analysis.compare import BEST, BETTER, LR_CONFOUNDED, Comparison, compare_experiments, loss, words
+from archsweep.analysis.compare import Comparison, compare_experiments
 from archsweep.analysis.statistics import finished_loss, fit_layout, losses_by_seed
+from archsweep.analysis.verdicts import BEST, BETTER, LR_CONFOUNDED
+from archsweep.analysis.words import loss, words
 from archsweep.atomic import write_atomically
 from archsweep.errors import RecordError
 

@@ -1,0 +1,93 @@
+"""How numbers and names are worded: one way each, in every table, sentence and figure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from archsweep.analysis.verdicts import UNDECIDED
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+NONE = "\N{EN DASH}"
+MINUS = "\N{MINUS SIGN}"
+
+
+def words(column: str) -> str:
+    """A column's name in prose."""
+    names = {"flops": "FLOPs", "train_seconds": "seconds of training"}
+    return names.get(column) or column.replace("non_embedding", "non-embedding").replace("_", " ")
+
+
+def amount(value: float) -> str:
+    """A quantity of a budget: whole where it is large, to four digits where it is small or beyond counting."""
+    return f"{value:,.0f}" if 1000 <= value < 1e10 else f"{value:.4g}"
+
+
+def loss(value: float) -> str:
+    """A loss as it is printed everywhere."""
+    return f"{value:.3f}"
+
+
+def decimals(value: float, precision: float) -> str:
+    """`value` with as many decimals as two digits of `precision` take, three at least; of a precision that is rounding error, three."""
+    digits = max(3, 1 - int(np.floor(np.log10(precision)))) if precision > 1e-6 and np.isfinite(precision) else 3
+    return f"{round(value, digits) + 0.0:.{digits}f}"  # + 0.0: no "-0.000"
+
+
+def difference(row: pd.Series) -> str:
+    """A variant's difference to the best, with half of its 95 % interval where there is one."""
+    half = (row["high"] - row["low"]) / 2
+    text = decimals(row["difference"], half)
+    return f"{text} ± {decimals(half, half)} nats/token" if np.isfinite(half) else f"{text} nats/token"
+
+
+def p_value(p: float) -> str:
+    """A p-value to two digits; none below .001."""
+    if pd.isna(p):
+        return "-"
+    return "<.001" if p < 0.001 else f"{p:.3f}".lstrip("0") if p < 1 else "1"
+
+
+def verdict_text(row: pd.Series) -> str:
+    """A verdict as it stands in a table: undecided ones with the seeds they would take."""
+    if row["verdict"] != UNDECIDED or pd.isna(row["seeds_needed"]):
+        return str(row["verdict"])
+    return f"{UNDECIDED} (about {row['seeds_needed']} seeds)"
+
+
+def variants_text(count: int, verb: str = "was ") -> str:
+    return f"1 variant {verb}".strip() if count == 1 else f"{count} variants {'were' if verb else ''}".strip()
+
+
+def number(value: Any, form: Callable[[float], str]) -> str:
+    return NONE if pd.isna(value) else form(float(value))
+
+
+def text(value: Any) -> str:
+    if pd.isna(value):
+        return NONE
+    return f"{value:g}" if isinstance(value, (float, np.floating)) else str(value)
+
+
+def si(value: float) -> str:
+    """A large count with three digits and its unit prefix: 1.23 T."""
+    for limit, prefix in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= limit:
+            return f"{value / limit:.3g} {prefix}"
+    return f"{value:.3g}"
+
+
+def duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
