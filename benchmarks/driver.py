@@ -11,6 +11,7 @@ import tempfile
 import time
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 REPOSITORY = Path(archsweep.__file__).parent.parent
-PLANS = tuple(map(int, os.environ.get("DRV_PLANS", "10,100,1000,10000").split(",")))
+PLANS = (10, 100, 1_000, 10_000)  # trials
 TRIALS = 2_000
 WINDOWS = 8  # of the sweep, at whose ends the driver is looked at
 
@@ -36,7 +37,7 @@ from search_spaces.bases import TINY
 
 space = Space(
     base=TINY,
-    compare={{"num_layers": Choice(1, 2), "num_heads": Choice(1, 2, 3, 4, 6), "grad_clip": Choice(*(1 + n / 1000 for n in range({trials} // 10)))}},
+    compare={{"num_layers": Choice(1, 2), "num_heads": Choice(1, 2, 3, 4, 6), "grad_clip": Choice(*range(1, 1 + {trials} // 10))}},
     budget=Budget("non_embedding_parameters", 50_000, tolerance=0.01),
     tune={{"learning_rate": Choice(5e-3, 1e-2, 2e-2, 4e-2)}},
     repeat=3,
@@ -149,7 +150,7 @@ def _sweep(trials: int, home: Path) -> None:
     windows = _watched(trials, home)
     print(f"\n{trials:,} trials of two steps through Ray on two processors:")
     print("| trials | seconds per trial | driver's processor seconds per trial | driver's resident MB |\n|---|---|---|---|")
-    for before, after in zip(windows, windows[1:], strict=False):
+    for before, after in pairwise(windows):
         count = after.trials - before.trials
         wall, processor = (after.seconds - before.seconds) / count, (after.processor_seconds - before.processor_seconds) / count
         print(f"| {after.trials:,} | {wall:.3f} | {processor:.3f} | {after.resident_bytes / 1e6:,.0f} |")

@@ -41,6 +41,7 @@ _SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0: Tune prints nothing
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # no snapshots of all trials as it goes on: nothing of Tune's is ever restored
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: running/stop.py
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths in a config mean the user's folder
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a trial that was granted no GPU sees none
