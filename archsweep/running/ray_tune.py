@@ -435,6 +435,8 @@ def _callbacks(work: _Work) -> list[Any]:
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             self._record(lambda ours: self._work.recorder.finish(ours, trial.last_result), trial)
+            trial.metric_analysis.clear()  # averages of every number in every report: 80 kB a trial, which nobody asks for
+            trial.metric_n_steps.clear()
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             details = re.sub(r"\x1b\[[0-9;]*m", "", Path(trial.error_file).read_text())  # without the colours that Ray adds
