@@ -152,7 +152,6 @@ def _fit(work: _Work, trials: Sequence[Trial], search: Search | None) -> Any:
     """One round: Tune's result dataframe of the trials and of those that the search adds, one row each."""
     from ray import tune
 
-    requests = dict(work.requests)  # Tune pickles what reads them, and `work` holds the screen
     trainable = tune.with_resources(
         tune.with_parameters(
             _trainable(),
@@ -161,11 +160,10 @@ def _fit(work: _Work, trials: Sequence[Trial], search: Search | None) -> Any:
             home=work.recorder.home,
             storage=work.storage,
         ),
-        lambda config: tune.PlacementGroupFactory(
-            [_bundle(requests[config["trial_id"]] if config["trial_id"] in requests else Resources(*config["asks"]))]
-        ),
+        # What a trial asks for is in its own config: Tune unpickles this function, and all that it holds, for every trial.
+        lambda config: tune.PlacementGroupFactory([_bundle(Resources(*config["asks"]))]),
     )
-    what = {"param_space": _param_space(trials)} if search is None else {}
+    what = {"param_space": _param_space(trials, work.requests)} if search is None else {}
     with tempfile.TemporaryDirectory(prefix="archsweep-tune-") as scratch:
         tuner = tune.Tuner(
             trainable,
@@ -289,13 +287,21 @@ def _check_some_node_holds(resources: Resources, nodes: Sequence[dict[str, float
         )
 
 
-def _param_space(trials: Sequence[Trial]) -> dict[str, Any]:
-    """Tune's view of the plan: trials by id, each with its config's fields as columns of Tune's own dataframe."""
+def _param_space(trials: Sequence[Trial], requests: Mapping[str, Resources]) -> dict[str, Any]:
+    """Tune's view of the plan: trials by id, each with what it asks for, and its config's fields as columns of Tune's own dataframe."""
     from ray import tune
 
-    configs = {trial.id: trial.config.to_dict() for trial in trials}
-    fields = {name: tune.sample_from(lambda spec, name=name: configs[spec.config.trial_id][name]) for name in ExperimentConfig.model_fields}
-    return {"trial_id": tune.grid_search(list(configs)), **fields}
+    told = {trial.id: trial.config.to_dict() | {"asks": list(requests[trial.id])} for trial in trials}
+    names = ("asks", *ExperimentConfig.model_fields)
+    fields = {name: tune.sample_from(lambda spec, name=name: told[spec.config.trial_id][name]) for name in names}
+    return {"trial_id": tune.grid_search(_Uncopied(told)), **fields}
+
+
+class _Uncopied(list[str]):
+    """A list that stays one: Tune copies its whole space for each trial, which would cost each of many trials a copy of all their names."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Uncopied:
+        return self
 
 
 def _trial_name(trial: Any) -> str:
