@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy import stats
 from scipy.optimize import minimize, nnls
+
+from archsweep.analysis.statistics import ALPHA
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,6 +47,17 @@ class Law(NamedTuple):
     def loss(self, sizes: npt.ArrayLike, tokens: npt.ArrayLike = 1.0) -> Numbers:
         by_tokens = self.token_factor * np.asarray(tokens, dtype=float) ** -self.beta if self.token_factor else 0.0
         return np.asarray(self.irreducible + self.size_factor * np.asarray(sizes, dtype=float) ** -self.alpha + by_tokens)
+
+    @property
+    def parameters(self) -> int:
+        return 3 if np.isnan(self.beta) else 5
+
+    @property
+    def is_determined(self) -> bool:
+        """Whether every term is there, with an exponent inside those that are searched."""
+        exponents = [self.alpha] if np.isnan(self.beta) else [self.alpha, self.beta]
+        inside = all(LOWEST + 1e-3 < np.log(exponent) < HIGHEST - 1e-3 for exponent in exponents)
+        return inside and self.size_factor > 0 and (self.token_factor > 0 or np.isnan(self.beta))
 
     @property
     def size_exponent(self) -> float:
@@ -115,6 +129,11 @@ class Points:
     degrees: int
 
     @property
+    def half_width(self) -> float:
+        """Half of a point's 95 % interval; NaN of one seed."""
+        return float(stats.t.ppf(1 - ALPHA / 2, self.degrees) * self.error) if self.degrees else float("nan")
+
+    @property
     def one_length(self) -> bool:
         return bool(self.tokens.max() <= (1 + SAME) * self.tokens.min())
 
@@ -132,6 +151,14 @@ class Fit:
     def misfit(self) -> float:
         """Root mean square of what the law leaves of the points, in nats/token."""
         return float(np.sqrt(np.mean(_residuals(self.law, self.points) ** 2)))
+
+    @property
+    def lack_of_fit(self) -> float:
+        """P-value of the F test of what the law leaves of the points against their seeds' error; NaN where either is unknown."""
+        points, left = self.points, len(self.points.losses) - self.law.parameters
+        if left < 1 or points.degrees < 1 or not points.error > 0:
+            return float("nan")
+        return float(stats.f.sf(np.sum(_residuals(self.law, points) ** 2) / left / points.error**2, left, points.degrees))
 
     def interval(self, name: str) -> tuple[float, float]:
         """The 95 % interval of a number of the law, by its name; NaN where no draw was possible."""
@@ -193,28 +220,30 @@ def compute_exponent(table: pd.DataFrame) -> float | None:
         return None
     law = fit_law(points.sizes, points.losses, points.tokens)
     exponent = law.compute_exponent_at(float(points.losses.min()))
-    return exponent if _determined(law) and exponent > 0 else None
+    return exponent if law.is_determined and exponent > 0 else None
 
 
 def optima(fit: Fit) -> list[Optimum]:
     """The best size of every compute budget that at least three variants share, read from the law and not from a parabola through them."""
-    if fit.points.one_length or not _determined(fit.law):
+    if fit.points.one_length or not fit.law.is_determined:
         return []
-    return [_optimum(fit, group) for group in _budgets(fit.points.flops) if len(group) >= 3 and _factor(fit.points.sizes[group]) >= 2]
+    return [
+        _optimum(fit, group) for group in alike(fit.points.flops, SAME_FLOPS) if len(group) >= 3 and _factor(fit.points.sizes[group]) >= 2
+    ]
 
 
 def _optimum(fit: Fit, group: npt.NDArray[np.intp]) -> Optimum:
     flops, sizes = float(np.median(fit.points.flops[group])), fit.points.sizes[group]
     size = fit.law.best_size(flops, fit.flops_per_product)
-    low, high = _middle([law.best_size(flops, fit.flops_per_product) if _determined(law) else np.nan for law in fit.draws])
+    low, high = _middle([law.best_size(flops, fit.flops_per_product) if law.is_determined else np.nan for law in fit.draws])
     inside = bool(sizes.min() <= size <= sizes.max())
     return Optimum(flops, len(group), size, low, high, flops / (fit.flops_per_product * size), inside)
 
 
-def _budgets(flops: Numbers) -> list[npt.NDArray[np.intp]]:
-    """The variants by compute budget: a new one begins where the next run took SAME_FLOPS more than the one before."""
-    order = np.argsort(flops, kind="stable")
-    return np.split(order, np.flatnonzero(np.diff(np.log(flops[order])) > np.log1p(SAME_FLOPS)) + 1)
+def alike(values: Numbers, tolerance: float) -> list[npt.NDArray[np.intp]]:
+    """Indices by groups of one value, the smallest first: a group ends where the next value is more than `tolerance` above its last."""
+    order = np.argsort(values, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(np.log(values[order])) > np.log1p(tolerance)) + 1)
 
 
 def _points(ranked: pd.DataFrame, convention: str, layout: Layout | None) -> Points:
@@ -225,7 +254,7 @@ def _points(ranked: pd.DataFrame, convention: str, layout: Layout | None) -> Poi
 
 def _too_little(points: Points) -> str:
     """Why no law is fitted to these points; empty where one is."""
-    count, factor = _distinct(points.sizes), _factor(points.sizes)
+    count, factor = len(alike(points.sizes, SAME)), _factor(points.sizes)
     if count < FEWEST_SIZES or factor < NARROWEST:
         return (
             f"it takes {FEWEST_SIZES} sizes over a factor of {NARROWEST:g} or more, and there are {count} over a factor of {factor:.2g}. "
@@ -233,7 +262,7 @@ def _too_little(points: Points) -> str:
         )
     if points.one_length:
         return ""
-    lengths, span = _distinct(points.tokens), _factor(points.tokens)
+    lengths, span = len(alike(points.tokens, SAME)), _factor(points.tokens)
     if lengths < FEWEST_LENGTHS or span < NARROWEST or len(points.losses) < 6:
         return (
             "the variants trained on different numbers of tokens, and telling their part from the size's takes "
@@ -246,10 +275,6 @@ def _too_little(points: Points) -> str:
             "Compare each size at several lengths, or at two compute budgets or more."
         )
     return ""
-
-
-def _distinct(values: Numbers) -> int:
-    return int(np.count_nonzero(np.diff(np.sort(np.log(values))) > np.log1p(SAME))) + 1
 
 
 def _factor(values: Numbers) -> float:
@@ -267,8 +292,7 @@ def _draws(points: Points, law: Law) -> tuple[Law, ...]:
     The noise is that of the seeds, or what the law leaves of the points where that is more. It was itself estimated from few
     degrees of freedom, so each draw draws its size too (as Student's t does).
     """
-    parameters = 3 if points.one_length else 5
-    left = len(points.losses) - parameters
+    left = len(points.losses) - law.parameters
     lack = float(np.sqrt(np.sum(_residuals(law, points) ** 2) / left)) if left > 0 else 0.0
     noise, degrees = (lack, left) if not points.error >= lack else (points.error, points.degrees)
     if degrees < 1:
@@ -286,11 +310,6 @@ def _draws(points: Points, law: Law) -> tuple[Law, ...]:
 
 def _residuals(law: Law, points: Points) -> Numbers:
     return points.losses - law.loss(points.sizes, points.tokens)
-
-
-def _determined(law: Law) -> bool:
-    """Whether both terms are there, so that their balance has a meaning."""
-    return law.size_factor > 0 and law.token_factor > 0
 
 
 def _middle(values: Sequence[float]) -> tuple[float, float]:

@@ -74,7 +74,7 @@ def test_a_report_is_one_page_its_markdown_and_the_figures(tmp_path: Path) -> No
     folder = write_sweep(tmp_path / "demo", GRID, planted)
     assert generate_summary_report(folder) == folder / "report.html"
     figures = sorted(path.name for path in (folder / "figures").iterdir())
-    assert figures == ["differences.png", "heat_map.png", "learning_rates.png", "training_curves.png"]
+    assert figures == ["differences.png", "effects.png", "heat_map.png", "learning_rates.png", "training_curves.png"]
     markdown = (folder / "report.md").read_text()
     assert sorted(re.findall(r"\(figures/(\S+?)\)", markdown)) == figures
     assert Page(folder / "report.html").tags.count("svg") == len(figures)
