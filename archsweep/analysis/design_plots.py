@@ -15,7 +15,7 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullLocat
 from archsweep.analysis import scaling
 from archsweep.analysis.plots import INK, MARKERS, MUTED, PALETTE, PAPER, STYLE
 from archsweep.analysis.verdicts import BEST
-from archsweep.analysis.words import si, text, words
+from archsweep.analysis.words import short, si, text, words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,11 +40,10 @@ def panels(width: float, height: float, count: int = 1) -> Iterator[tuple[Figure
         yield figure, list(figure.subplots(1, count, squeeze=False, sharey=True)[0])
 
 
-def short(value: Any, letters: int = 18) -> str:
-    """A level as a tick has room for it: a long text without its middle."""
-    name = _tick(float(value)) if isinstance(value, (int, float, np.number)) and abs(float(value)) >= 1e5 else text(value)
-    half = (letters - 1) // 2
-    return name if len(name) <= letters else f"{name[:half]}…{name[-half:]}"
+def level_text(value: Any, letters: int = 18) -> str:
+    """A level as a tick has room for it."""
+    many = isinstance(value, (int, float, np.number)) and abs(float(value)) >= 1e5
+    return _tick(float(value)) if many else short(text(value), letters)
 
 
 # ----------------------------------------------------------------------------------------------------------------- one dimension
@@ -111,8 +110,8 @@ def plot_effects(found: Effects) -> Figure:
                 _interactions(axes, found, dimension, places)
             half = np.nan_to_num(means["half_width"].to_numpy(dtype=float))
             axes.errorbar(range(len(means)), means["mean"], yerr=half, fmt="D-", color=INK, linewidth=2.2, markersize=6, zorder=9)
-            axes.set_xticks(range(len(means)), [short(level) for level in means["level"]])
-            if len(means) > 6 or max(len(short(level)) for level in means["level"]) > 6:
+            axes.set_xticks(range(len(means)), [level_text(level) for level in means["level"]])
+            if len(means) > 6 or max(len(level_text(level)) for level in means["level"]) > 6:
                 axes.tick_params(axis="x", rotation=90)
             axes.margins(x=0.12)
             axes.set_xlabel(words(dimension))
@@ -129,9 +128,9 @@ def _interactions(axes: Axes, found: Effects, dimension: str, places: dict[str, 
         coloured = rank < len(PALETTE)
         axes.plot(
             *zip(*line, strict=True), marker=MARKERS[rank] if coloured else ".", color=PALETTE[rank] if coloured else MUTED,
-            linewidth=1.1, markersize=4.5, label=short(level) if coloured else None,
+            linewidth=1.1, markersize=4.5, label=level_text(level) if coloured else None,
         )  # fmt: skip
-    columns = 3 if max(len(short(level)) for level in levels) < 9 else 1
+    columns = 3 if max(len(level_text(level)) for level in levels) < 9 else 1
     axes.legend(
         title=words(other), loc="lower left", bbox_to_anchor=(0, 1.01), ncols=columns, fontsize=8, title_fontsize=8, handlelength=1.4
     )

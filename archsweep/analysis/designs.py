@@ -14,7 +14,7 @@ from archsweep.analysis.picks import Pick, picks
 from archsweep.analysis.scaling import DRAWS, Fit, Scaling, optima, scaling
 from archsweep.analysis.statistics import best_settings, fit_layout, losses_by_seed
 from archsweep.analysis.tables import OBJECTIVES, Table
-from archsweep.analysis.words import MINUS, NONE, decimals, loss, number, p_value, plural, si, words
+from archsweep.analysis.words import MINUS, decimals, loss, number, p_value, plural, si, text, words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -114,7 +114,7 @@ def _effects_section(found: Effects | None) -> list[Section]:
         (
             CROSSED.join(map(words, row["terms"])),
             number(row["span"], lambda span: f"{decimals(span, span)} nats/token"),
-            str(row["df"]),
+            text(row["df"]),
             number(row["F"], "{:.3g}".format),
             number(row["p"], p_value),
             number(row["holm_p"], p_value),
@@ -166,7 +166,7 @@ def _picks_table(cost: str, rungs: list[Pick]) -> Table:
     header = (f"{words(cost)} at most", "pick", words(cost), "val loss", "± 95 %", "the next limit brings")
     rows: list[tuple[str, ...]] = [
         (
-            form(pick.limit) if np.isfinite(pick.limit) else "no limit",
+            number(pick.limit, lambda limit: form(limit) if np.isfinite(limit) else "no limit"),
             pick.variant,
             number(pick.cost, form),
             number(pick.mean, loss),
@@ -181,8 +181,9 @@ def _picks_table(cost: str, rungs: list[Pick]) -> Table:
 def _gain(pick: Pick) -> str:
     if np.isnan(pick.gain):
         return "nothing"
-    text = f"{MINUS}{decimals(pick.gain, pick.gain_half_width)}"
-    return f"{text} ± {decimals(pick.gain_half_width, pick.gain_half_width)}" if np.isfinite(pick.gain_half_width) else text
+    half = pick.gain_half_width
+    interval = f" ± {decimals(half, half)}" if np.isfinite(half) else ""
+    return number(-pick.gain, lambda change: decimals(change, half).replace("-", MINUS), interval)
 
 
 # ---------------------------------------------------------------------------------------------------------------------- scaling
@@ -265,10 +266,10 @@ def _laws_table(found: Scaling) -> Table:
     rows: list[tuple[str, ...]] = [
         (
             words(fit.convention),
-            f"{fit.points.sizes.min():,.0f}",
-            f"{fit.points.sizes.max():,.0f}",
+            number(fit.points.sizes.min(), "{:,.0f}".format),
+            number(fit.points.sizes.max(), "{:,.0f}".format),
             *(_with_interval(fit, name) for name in names),
-            decimals(fit.misfit, fit.misfit),
+            number(fit.misfit, lambda misfit: decimals(misfit, misfit)),
             number(fit.lack_of_fit, p_value),
         )
         for fit in found.fits
@@ -280,18 +281,18 @@ def _with_interval(fit: Fit, name: str) -> str:
     if not fit.law.is_determined and name != "irreducible":
         return "open"
     value, (low, high) = getattr(fit.law, name), fit.interval(name)
-    return f"{value:.2f} ({low:.2f} to {high:.2f})" if np.isfinite(low) else number(value, "{:.2f}".format)
+    return number(value, "{:.2f}".format, f" ({low:.2f} to {high:.2f})" if np.isfinite(low) else "")
 
 
 def _optima_table(fit: Fit) -> Table:
     header = ("compute", "variants", f"best {words(fit.convention)}", "95 % interval", "tokens", "among the sizes tried")
     rows: list[tuple[str, ...]] = [
         (
-            f"{si(optimum.flops)} FLOPs",
-            str(optimum.variants),
-            f"{optimum.size:,.0f}",
-            f"{optimum.low:,.0f} to {optimum.high:,.0f}" if np.isfinite(optimum.low) else NONE,
-            f"{optimum.tokens:,.0f}",
+            number(optimum.flops, si, " FLOPs"),
+            text(optimum.variants),
+            number(optimum.size, "{:,.0f}".format),
+            number(optimum.low, "{:,.0f}".format, f" to {optimum.high:,.0f}"),
+            number(optimum.tokens, "{:,.0f}".format),
             "yes" if optimum.inside else "no: extrapolation",
         )
         for optimum in optima(fit)

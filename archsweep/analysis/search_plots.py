@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import seaborn  # noqa: F401  # registers its colour maps with matplotlib
 
-from archsweep.analysis.design_plots import DECADE, panels, short
+from archsweep.analysis.design_plots import DECADE, level_text, panels
 from archsweep.analysis.factorial import in_order
 from archsweep.analysis.plots import INK, MARKERS, MUTED, PALETTE, PAPER
-from archsweep.analysis.words import si, words
+from archsweep.analysis.words import short, si, words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,7 +87,7 @@ class _Axis:
         at = {str(level): place * step if len(levels) > 1 else 0.5 for place, level in enumerate(levels)}
         shown = list(at.items())[:: -(-len(at) // 12) or 1]
         places = np.array([MISSING if pd.isna(value) else at[str(value)] for value in values])
-        return places, [(place, short(name)) for name, place in shown] + self._missing(values)
+        return places, [(place, level_text(name)) for name, place in shown] + self._missing(values)
 
     @staticmethod
     def _missing(values: pd.Series) -> list[tuple[float, str]]:

@@ -54,7 +54,7 @@ def test_the_loss_increase_is_in_per_cent_of_the_best_with_the_interval_of_the_d
     assert axes.get_xlabel() == "ffn ratio (log scale)"
     line = next(line for line in axes.lines if len(line.get_xdata()) == len(of_ratio))
     assert list(line.get_xdata()) == list(of_ratio)
-    assert line.get_ydata() == pytest.approx(list(of_ratio.values()), abs=0.5)
+    assert line.get_ydata() == pytest.approx(list(of_ratio.values()), abs=0.7)
     bars = axes.collections[0].get_segments()
     row = found.table.set_index("ffn_ratio").loc[40]
     assert bars[-1][:, 1] == pytest.approx([100 * row["low"] / found.table["mean"].min(), 100 * row["high"] / found.table["mean"].min()])
