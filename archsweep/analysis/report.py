@@ -1,4 +1,4 @@
-"""generate_summary_report: one self-contained page, its Markdown twin and the figures, from one comparison."""
+"""generate_summary_report: one page that needs nothing else, its Markdown twin and the figures, from one comparison."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 from markupsafe import Markup
 
-from archsweep.analysis import method, plots, search, tables
+from archsweep.analysis import designs, method, page, paper, search, tables
+from archsweep.analysis.audits import audits
 from archsweep.analysis.compare import Comparison, compare_experiments
 from archsweep.analysis.illustrations import illustrations, search_illustrations
 from archsweep.analysis.verdicts import BETTER, UNDECIDED
-from archsweep.analysis.words import amount, plural, words
+from archsweep.analysis.words import Number, amount, plural, tag, words
 from archsweep.atomic import write_atomically
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ REPORT_HTML, REPORT_MARKDOWN = "report.html", "report.md"
 
 
 def generate_summary_report(source: Given | Comparison, output_dir: str | Path | None = None) -> Path:
-    """Write report.html, report.md and figures/*.png into `output_dir`; returns the path of report.html.
+    """Write report.html, report.md and figures/*.{png,pdf} into `output_dir`; returns the path of report.html.
 
     Left out, `output_dir` is the sweep's own folder, or results/summary for results that have none.
     """
@@ -31,7 +32,8 @@ def generate_summary_report(source: Given | Comparison, output_dir: str | Path |
     folder = Path(output_dir) if output_dir is not None else comparison.source.folder or Path("results") / "summary"
     content = _content(comparison)
     for illustration in content["figures"]:
-        write_atomically(folder / illustration.path, plots.png(illustration.figure))
+        for path, data in illustration.files.items():
+            write_atomically(folder / path, data)
     write_atomically(folder / REPORT_MARKDOWN, _environment(html=False).get_template("report.md.j2").render(content))
     return write_atomically(folder / REPORT_HTML, _environment(html=True).get_template("report.html.j2").render(content))
 
@@ -47,7 +49,9 @@ def _environment(html: bool) -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["markdown_table"] = _markdown_table
+    environment.filters |= {"markdown_table": _markdown_table, "embedded": page.embedded, "beyond": page.rows_beyond, "tag": tag}
+    environment.tests["number"] = lambda cell: isinstance(cell, Number)
+    environment.globals |= {"page": page}
     return environment
 
 
@@ -68,15 +72,19 @@ def _markdown(value: object) -> str:
 def _content(comparison: Comparison) -> dict[str, Any]:
     """Everything that the templates print, as text; both formats say the same."""
     source, found = comparison.source, search.found(comparison)
+    designed = designs.read_designs(comparison, found)
+    methods = [paper.setup(comparison), *method.method(comparison)]
     return {
         "title": source.name,
         "question": comparison.question or f"Which of {', '.join(source.compare)} has the lowest loss?",
         "verdict": comparison.verdict,
         "tone": _tone(comparison),
         "counts": _counts(comparison),
+        "audits": audits(comparison),
         "caveats": comparison.caveats,
         "ranking": tables.ranking(comparison),
-        "figures": [*search_illustrations(comparison, found), *illustrations(comparison)],
+        "figures": [*search_illustrations(comparison, found), *designs.design_illustrations(designed), *illustrations(comparison)],
+        "designs": designs.sections(designed),
         "search": _search(comparison, found),
         "front": tables.front(comparison, found),
         "budget": _budget_sentence(comparison),
@@ -87,7 +95,8 @@ def _content(comparison: Comparison) -> dict[str, Any]:
         "refused": tables.Table(("variant", "why"), list(source.refused)),
         "equal": tables.held_equal(source.results),
         "reproduce": method.reproduce(comparison),
-        "method": method.method(comparison),
+        "method": methods,
+        "references": paper.references(methods),
     }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 import numpy as np
 import pandas as pd
 
@@ -84,14 +86,17 @@ def learning_rate_audit(table: pd.DataFrame, best: pd.DataFrame) -> pd.DataFrame
     The grid is what the variant tried to the end at its best weight decay: a rate that diverged bounds the best one from
     above, a rate that failed or is unfinished says nothing. `add` is the rate to add beyond the edge, at the grid's own spacing.
     """
-    tried = dict(list(table[table["ended"]].groupby("variant", sort=False)))
+    tried: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)  # of each variant, learning rates with their weight decays
+    ended = table[table["ended"]].dropna(subset=["learning_rate"])
+    pairs = (ended[name].to_numpy(dtype=float, na_value=np.nan).tolist() for name in ("learning_rate", "weight_decay"))
+    for variant, *setting in zip(ended["variant"], *pairs, strict=True):
+        tried[variant].append((setting[0], setting[1]))
     rows = [_audit(row, tried[row.variant]) for row in best.itertuples()]
     return pd.DataFrame(rows, columns=["variant", "edge", "add"], index=best.index)
 
 
-def _audit(best: pd.Series, tried: pd.DataFrame) -> tuple[str, str, float]:
-    planned_alike = tried["weight_decay"].eq(best.weight_decay) | pd.isna(best.weight_decay)
-    rates = sorted(float(rate) for rate in tried.loc[planned_alike, "learning_rate"].dropna().unique())
+def _audit(best: pd.Series, tried: list[tuple[float, float]]) -> tuple[str, str, float]:
+    rates = sorted({rate for rate, decay in tried if pd.isna(best.weight_decay) or decay == best.weight_decay})
     if len(rates) < 2:
         return best.variant, "not tuned", float("nan")
     if best.learning_rate == rates[0]:

@@ -36,8 +36,9 @@ def worst_status(statuses: pd.Series) -> str:
 
 def verdicts(table: pd.DataFrame, budgets: Sequence[BudgetRule], reference: str | None, margin: float) -> list[str]:
     """One for each row of the table. Against the best, BETTER says that the best is; against a reference, that the row's variant is."""
-    standard = table.iloc[0] if reference is None else next((row for _, row in table.iterrows() if row["variant"] == reference), None)
-    return [_verdict(row, standard, budgets, reference is not None, margin) for _, row in table.iterrows()]
+    rows = table.to_dict("records")
+    standard = rows[0] if reference is None else next((row for row in rows if row["variant"] == reference), None)
+    return [_verdict(row, standard, budgets, reference is not None, margin) for row in rows]
 
 
 def _verdict(row: pd.Series, standard: pd.Series | None, budgets: Sequence[BudgetRule], is_reference: bool, margin: float) -> str:

@@ -84,6 +84,11 @@ def test_the_seeds_needed_are_those_that_statsmodels_solves_for(effect: float) -
     assert seeds_needed([effect]).tolist() == [np.ceil(solved)]
 
 
+def test_the_seeds_of_many_effects_are_those_of_each_by_itself() -> None:
+    solved = [np.ceil(TTestPower().solve_power(effect_size=effect, alpha=0.05, power=0.8)) for effect in (0.3, 2.0)]
+    assert seeds_needed([0.3, float("nan"), -2.0, 0.0]).tolist() == pytest.approx([solved[0], np.nan, solved[1], np.nan], nan_ok=True)
+
+
 def test_no_number_of_seeds_finds_no_difference() -> None:
     assert np.isnan(seeds_needed([0.0, 0.01, float("nan")])).all()
 
