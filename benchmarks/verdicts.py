@@ -12,7 +12,7 @@ import pandas as pd
 from archsweep.analysis.checks import by_seed
 from archsweep.analysis.detect import detectable_effect
 from archsweep.analysis.equivalence import equivalence
-from archsweep.analysis.statistics import ALL_PAIRS, ALPHA, REFERENCE, all_pairs, fit_layout, paired_tests
+from archsweep.analysis.statistics import ALL_PAIRS, ALPHA, REFERENCE, fit_layout, paired_tests
 from archsweep.analysis.tuning import choosing
 from archsweep.analysis.verdicts import (
     BEST,
@@ -35,7 +35,6 @@ VARIANTS, SEEDS = (2, 4, 9), (3, 5, 8)
 RATES = 3
 LOSS, SPREAD, MARGIN = 4.0, 0.01, 0.005  # nats/token, the standard deviation over seeds, and the part of the loss that counts as equal
 SWEEPS = 10_000
-MOST_TABLES = 2000  # of the intervals, which are read from the report's own table, sweep by sweep
 DECIDED = {BETTER, BETTER_BUT_SMALL, WORSE, WORSE_BUT_SMALL}
 
 
@@ -112,13 +111,13 @@ def rate(world: World, wrong: set[str], sweeps: int = SWEEPS, seed: int = 0) -> 
 def coverage(world: World, sweeps: int = SWEEPS, seed: int = 1) -> float:
     """How often the difference of the first two variants lies in its 95 % interval."""
     at_best, _ = tuned(world.draw(np.random.default_rng(seed), sweeps))
-    tables = [all_pairs(fit_layout(pd.DataFrame(losses))).iloc[0] for losses in at_best[: min(sweeps, MOST_TABLES)]]
-    return float(np.mean([row["low"] <= world.shift <= row["high"] for row in tables]))
+    tests = paired_tests(at_best, *_pairs(world.variants, world.reference), REFERENCE if world.reference else ALL_PAIRS)
+    return float((np.abs(tests.difference[:, 0] - world.shift) <= tests.half[:, 0]).mean())
 
 
 def own_coverage(world: World, sweeps: int = SWEEPS, seed: int = 1) -> float:
     """How often it lies in the interval from the pair's own seeds."""
-    at_best, _ = tuned(world.draw(np.random.default_rng(seed), sweeps))
+    at_best, _ = tuned(world.draw(np.random.default_rng(seed), sweeps // 2))
     pairs = pd.DataFrame(at_best[:, 1] - at_best[:, 0])  # each sweep's difference is a variant of one table, against nought
     layout = fit_layout(pd.concat([pd.DataFrame(np.zeros((1, pairs.shape[1])), index=["nought"]), pairs]))
     own = by_seed(layout, "nought").drop("nought")
