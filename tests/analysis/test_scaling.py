@@ -101,7 +101,7 @@ def test_a_sweep_of_sizes_and_lengths_finds_the_planted_law_within_its_intervals
 def test_intervals_are_the_same_every_time() -> None:
     sizes = np.geomspace(1e4, 1e6, 5)
     points = Points(sizes, np.full(5, 1e6), 6e6 * sizes, Law(1.5, 20.0, 0.3).loss(sizes), 0.01, 8)
-    first, second = (scaling._fit("parameters", points).interval("alpha") for _ in range(2))
+    first, second = (scaling.fit_points("parameters", points).interval("alpha") for _ in range(2))
     assert first == second
     assert first[1] > first[0]
 
@@ -113,7 +113,7 @@ def test_the_best_size_of_a_compute_budget_comes_from_the_law() -> None:
     flops = np.repeat(budgets, 5)
     tokens = flops / (6 * sizes)
     points = Points(sizes, tokens, flops, SMALL.loss(sizes, tokens), 1e-4, 20)
-    found = optima(scaling._fit("parameters", points))
+    found = optima(scaling.fit_points("parameters", points))
     assert [optimum.variants for optimum in found] == [5, 5, 5]
     assert [optimum.size for optimum in found] == pytest.approx([SMALL.best_size(budget, 6) for budget in budgets], rel=1e-3)
     assert all(optimum.inside and optimum.low < optimum.size < optimum.high for optimum in found)
@@ -156,7 +156,7 @@ def test_sizes_and_lengths_that_grow_together_are_not_told_apart() -> None:
 def test_one_seed_still_has_intervals_from_what_the_law_leaves() -> None:
     sizes = np.geomspace(1e4, 1e6, 7)
     losses = Law(1.5, 20.0, 0.3).loss(sizes) + 0.01 * np.random.default_rng(0).standard_normal(7)
-    fit = scaling._fit("parameters", Points(sizes, np.full(7, 1e6), 6e6 * sizes, losses, float("nan"), 0))
+    fit = scaling.fit_points("parameters", Points(sizes, np.full(7, 1e6), 6e6 * sizes, losses, float("nan"), 0))
     low, high = fit.interval("alpha")
     assert low < 0.3 < high
 
@@ -173,7 +173,7 @@ def test_intervals_and_bands_hold_the_truth_about_as_often_as_they_promise(lengt
         losses = truth.loss(sizes, tokens)[:, None] + 0.015 * rng.standard_normal((len(sizes), 3))
         layout = fit_layout(pd.DataFrame(losses))
         points = Points(sizes, tokens, 6 * sizes * tokens, losses.mean(axis=1), float(layout.mean_errors.max()), layout.degrees)
-        fit = scaling._fit("parameters", points)
+        fit = scaling.fit_points("parameters", points)
         low, high = fit.interval("alpha")
         inside["alpha"].append(low <= truth.alpha <= high)
         at = np.geomspace(2e4, 1e6, 9)
