@@ -58,7 +58,7 @@ def is_numeric(comparison: Comparison) -> bool:
 
 
 def plot_loss_increase(comparison: Comparison) -> Figure:
-    """Loss above the best, or the reference, in per cent against the one compared number, with 95 % intervals, as in figure 5 of Kaplan et al. 2020."""
+    """Loss above the best, or the reference, in per cent against the one compared number (figure 5 of Kaplan et al. 2020)."""
     (name,) = comparison.source.compare
     known = comparison.table[comparison.table["mean"].notna()]
     table, standard = known.sort_values(name), standard_of(known)

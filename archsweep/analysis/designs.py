@@ -73,7 +73,9 @@ def design_illustrations(designs: Designs) -> Iterator[Illustration]:
             f"Per cent of the loss of {standard}, which is the filled diamond. Bars: 95 % interval of the difference to it. "
             "A line through the variants guides the eye and is no model."
         )
-        yield Illustration("loss_increase", f"Loss increase over {standard}, by {name}", caption, design_plots.plot_loss_increase(comparison))
+        yield Illustration(
+            "loss_increase", f"Loss increase over {standard}, by {name}", caption, design_plots.plot_loss_increase(comparison)
+        )
     if designs.effects:
         lines = " Coloured: a line per level of the other dimension; where they are not parallel, the two interact."
         caption = "Black: mean over the levels of all other dimensions, with its 95 % interval from the pooled error."

@@ -19,7 +19,18 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, NullLocator
 from archsweep.analysis.compare import Comparison, compare_experiments
 from archsweep.analysis.statistics import fit_layout
 from archsweep.analysis.tuning import finished_loss, losses_by_seed
-from archsweep.analysis.verdicts import BEST, BETTER, BUDGET_MISMATCH, LR_CONFOUNDED, UNDECIDED
+from archsweep.analysis.verdicts import (
+    BEST,
+    BETTER,
+    BETTER_BUT_SMALL,
+    BUDGET_MISMATCH,
+    EQUIVALENT,
+    LR_CONFOUNDED,
+    REFERENCE_ITSELF,
+    UNDECIDED,
+    WORSE,
+    WORSE_BUT_SMALL,
+)
 from archsweep.analysis.words import loss, short, words
 from archsweep.atomic import write_atomically
 from archsweep.errors import RecordError
@@ -290,7 +301,13 @@ def _interval(axes: Axes, y: int, row: pd.Series) -> None:
     verdict = row["verdict"]
     standard, decided, equivalent = verdict in STANDARDS, verdict in DECIDED, verdict == EQUIVALENT
     colour = (
-        PALETTE[2] if equivalent else PALETTE[0] if decided or standard else PALETTE[3] if verdict in (LR_CONFOUNDED, BUDGET_MISMATCH) else MUTED
+        PALETTE[2]
+        if equivalent
+        else PALETTE[0]
+        if decided or standard
+        else PALETTE[3]
+        if verdict in (LR_CONFOUNDED, BUDGET_MISMATCH)
+        else MUTED
     )
     if pd.notna(row["low"]):
         axes.plot([row["low"], row["high"]], [y, y], color=colour, linewidth=2.2, solid_capstyle="round", zorder=3)

@@ -47,7 +47,7 @@ def test_two_crossed_dimensions_have_their_effects(tmp_path: Path) -> None:
     variants = [{"num_layers": layers, "num_heads": heads} for layers, heads in product((1, 2), (1, 2))]
     page, markdown = texts(tmp_path / "s", variants, lambda variant: 3 + 0.5 * variant["num_layers"])
     for text in (page, markdown):
-        assert "Shown to have an effect: num layers. Not shown: num heads, num layers × num heads; which is not the same as absent." in text
+        assert "Shown to have an effect: num layers. Not shown: num heads, num layers \N{MULTIPLICATION SIGN} num heads;" in text
     assert "](figures/effects.png)" in markdown
 
 
