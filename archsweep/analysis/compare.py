@@ -6,13 +6,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from archsweep.analysis.caveats import caveats
+from archsweep.analysis.checks import Omnibus, by_seed, omnibus
+from archsweep.analysis.compute import KAPLAN, Exponent, compute_ratio
+from archsweep.analysis.equivalence import equivalence_p
 from archsweep.analysis.sentence import search_sentence, sentence
 from archsweep.analysis.source import Given, Source, read_source
-from archsweep.analysis.statistics import all_pairs, best_settings, fit_layout, learning_rate_audit, losses_by_seed, settings
-from archsweep.analysis.verdicts import seeds_to_find, verdicts, worst_status
+from archsweep.analysis.statistics import ALL_PAIRS, REFERENCE, Family, Layout, all_against, all_pairs, fit_layout
+from archsweep.analysis.tuning import (
+    at_common_rate,
+    best_settings,
+    choosing_seeds,
+    learning_rate_audit,
+    losses_by_seed,
+    sensitivity,
+    settings,
+)
+from archsweep.analysis.verdicts import REFERENCE_ITSELF, detectable, seeds_to_find, verdicts, worst_status
 from archsweep.analysis.words import decimals, difference, loss, p_value, verdict_text
 from archsweep.atomic import write_atomically
 
@@ -24,8 +37,9 @@ if TYPE_CHECKING:
 class Comparison:
     """What may be said about a sweep's variants; print it, or read its parts.
 
-    `table` has a row per variant, the best first; `difference`, its interval and `verdict` are against the best. BETTER says
-    that the best one is better than the variant of that row. `pairs` has all pairs, `settings` every tuned setting.
+    `table` has a row per variant, the best first; `difference`, its interval and `verdict` are against the best, and BETTER says
+    that the best one is better than the variant of that row. Where the plan names a reference, they are against that, and BETTER says that
+    the variant of the row is better than it. `pairs` has the pairs that were tested, `settings` every tuned setting.
     """
 
     question: str
@@ -35,6 +49,10 @@ class Comparison:
     pairs: pd.DataFrame
     settings: pd.DataFrame
     source: Source
+    family: Family
+    exponent: Exponent
+    omnibus: Omnibus
+    common_rate: float  # the learning rate with the lowest mean over all variants
 
     def __str__(self) -> str:
         parts = [self.question, self.verdict, _plain_table(self.table), *(f"- {caveat}" for caveat in self.caveats)]
@@ -42,39 +60,80 @@ class Comparison:
 
 
 def compare_experiments(
-    source: Given | Comparison, output_dir: str | Path | None = None, *, compare: Sequence[str] | None = None
+    source: Given | Comparison,
+    output_dir: str | Path | None = None,
+    *,
+    compare: Sequence[str] | None = None,
+    reference: str | None = None,
+    margin: float | None = None,
+    exponent: Exponent = KAPLAN,
 ) -> Comparison:
     """Compare a sweep's folder, a results dataframe or a list of ExperimentResults; into `output_dir`: comparison.txt and comparison.csv.
 
-    For a dataframe `compare` names the columns that make a variant (left out: "variant"); a sweep's plan says it itself.
+    For a dataframe `compare` names the columns that make a variant (left out: "variant"), `reference` the variant that all are tested
+    against (left out: every pair is) and `margin` the part of the loss within which losses count as equal; a sweep's plan says all this.
     """
-    comparison = source if isinstance(source, Comparison) else _compare(read_source(source, compare))
+    comparison = source if isinstance(source, Comparison) else _compare(read_source(source, compare, reference, margin), exponent)
     if output_dir is not None:
         write_atomically(Path(output_dir) / "comparison.txt", f"{comparison}\n")
         write_atomically(Path(output_dir) / "comparison.csv", _safe_cells(comparison.table).to_csv(index=False))
     return comparison
 
 
-def _compare(source: Source) -> Comparison:
+def _compare(source: Source, exponent: Exponent) -> Comparison:
     tried = settings(source.results)
     best = best_settings(tried)
+    family = REFERENCE if source.reference else ALL_PAIRS
     layout = fit_layout(losses_by_seed(source.results, best)) if len(best) else None
-    pairs = all_pairs(layout) if layout else pd.DataFrame(columns=["first", "second", "difference", "error", "low", "high", "p", "holm_p"])
-    table = pd.concat([_ranked(source, tried, best, pairs), _without_result(source, best)], ignore_index=True)
-    table["verdict"] = verdicts(table, source.budgets)
-    table["seeds_needed"] = seeds_to_find(table, layout)
+    pairs = _pairs(source, layout)
+    common_rate, at_common = at_common_rate(tried, best)
+    table = pd.concat([_ranked(source, tried, best, at_common), _without_result(source, best)], ignore_index=True)
+    table = _tested(table, source, layout, pairs, exponent)
+    table["verdict"] = verdicts(table, source.budgets, source.reference, source.margin)
+    table["seeds_needed"] = seeds_to_find(table, layout, family, tuned=bool(choosing_seeds(source.results)) or _is_tuned(tried))
+    table["detectable"] = detectable(table, layout, family)
     so_far = "So far: " if (source.results["status"] == "unfinished").any() else ""
-    verdict = search_sentence(source.search, table) if source.search else sentence(table)
-    return Comparison(source.question, so_far + verdict, table, caveats(source, tried, table, layout), pairs, tried, source)
+    verdict = search_sentence(source.search, table) if source.search else sentence(table, source, exponent)
+    limits = caveats(source, tried, table, layout, family)
+    at_once = omnibus(layout) if layout else Omnibus(float("nan"), float("nan"))
+    return Comparison(source.question, so_far + verdict, table, limits, pairs, tried, source, family, exponent, at_once, common_rate)
+
+
+def _is_tuned(tried: pd.DataFrame) -> bool:
+    return bool(tried.groupby("variant").size().max() > 1)
+
+
+# --------------------------------------------------------------------------------------------------------------------- the tests
+
+
+def _pairs(source: Source, layout: Layout | None) -> pd.DataFrame:
+    """The pairs of the family, with the p-value that each is equal within the margin."""
+    if layout is None or (source.reference and source.reference not in layout.means.index):
+        return pd.DataFrame(columns=[*_TESTS, "first", "second", "degrees", "p"])
+    pairs = all_against(layout, source.reference) if source.reference else all_pairs(layout)
+    margin = source.margin * layout.means.loc[pairs["first"]].to_numpy(dtype=float)
+    return pairs.assign(equivalence_p=equivalence_p(pairs, margin))
+
+
+_TESTS = ["difference", "error", "low", "high", "holm_p", "equivalence_p"]
+
+
+def _tested(table: pd.DataFrame, source: Source, layout: Layout | None, pairs: pd.DataFrame, exponent: Exponent) -> pd.DataFrame:
+    """The table with each variant's difference to the best, or to the reference, and what speaks for it."""
+    standard = source.reference or table["variant"].iloc[0]
+    against = pairs[pairs["first"] == standard] if source.reference else pairs.head(max(0, len(layout.means) - 1) if layout else 0)
+    tests = against.set_index("second")[_TESTS].astype(float)
+    if layout is not None and standard in layout.means.index:
+        tests = tests.join(by_seed(layout, standard), how="outer")
+    return table.join(tests, on="variant").assign(compute_ratio=compute_ratio(table["mean"], table["variant"] == standard, exponent))
 
 
 # --------------------------------------------------------------------------------------------------------------------- the table
 
 
-def _ranked(source: Source, tried: pd.DataFrame, best: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
-    """A row per variant with a setting that counts: its best setting, its cost, its difference to the best variant."""
+def _ranked(source: Source, tried: pd.DataFrame, best: pd.DataFrame, at_common: pd.Series) -> pd.DataFrame:
+    """A row per variant with a setting that counts: its best setting, how much that matters, its cost."""
     audit = learning_rate_audit(tried, best)
-    against = pairs.head(max(0, len(best) - 1)).set_index("second").reindex(best["variant"]).reset_index(drop=True)
     facts = _facts(source, best)
     return pd.DataFrame(
         {
@@ -87,14 +146,17 @@ def _ranked(source: Source, tried: pd.DataFrame, best: pd.DataFrame, pairs: pd.D
             "weight_decay": best["weight_decay"],
             "learning_rate_edge": audit["edge"],
             "learning_rate_to_add": audit["add"],
+            "at_common_rate": at_common.to_numpy(dtype=float),
+            "learning_rate_sensitivity": sensitivity(tried, best, _loss_before_training(source)).to_numpy(dtype=float),
             **{name: facts[name] for name in (*_COST_COLUMNS, "train_seconds")},
-            "difference": against["difference"],
-            "error": against["error"],
-            "low": against["low"],
-            "high": against["high"],
-            "holm_p": against["holm_p"],
         }
     )
+
+
+def _loss_before_training(source: Source) -> float:
+    """Of a uniform guess among the tokens; NaN where the vocabulary is not known."""
+    sizes = source.results["vocab_size"].dropna()
+    return float(np.log(sizes.max())) if len(sizes) else float("nan")
 
 
 _SIZES = ("parameters", "non_embedding_parameters", "kaplan_parameters")
@@ -131,7 +193,9 @@ def _plain_table(table: pd.DataFrame) -> str:
             "sd": [decimals(sd, sd) if pd.notna(sd) else "-" for sd in table["sd"]],
             "seeds": table["n"],
             "best LR": [f"{rate:g}" if pd.notna(rate) else "-" for rate in table["learning_rate"]],
-            "to the best": [difference(row).removesuffix(" nats/token") if pd.notna(row["difference"]) else "-" for row in rows],
+            "to the reference" if REFERENCE_ITSELF in set(table["verdict"]) else "to the best": [
+                difference(row).removesuffix(" nats/token") if pd.notna(row["difference"]) else "-" for row in rows
+            ],
             "Holm p": [p_value(p) for p in table["holm_p"]],
             "verdict": [verdict_text(row) for row in rows],
         }
