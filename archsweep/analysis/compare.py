@@ -13,6 +13,7 @@ from archsweep.analysis.caveats import caveats
 from archsweep.analysis.checks import Omnibus, by_seed, omnibus
 from archsweep.analysis.compute import KAPLAN, Exponent, compute_ratio
 from archsweep.analysis.equivalence import equivalence_p
+from archsweep.analysis.scaling import compute_exponent
 from archsweep.analysis.sentence import search_sentence, sentence
 from archsweep.analysis.source import Given, Source, read_source
 from archsweep.analysis.statistics import ALL_PAIRS, REFERENCE, Family, Layout, all_against, all_pairs, fit_layout
@@ -66,12 +67,13 @@ def compare_experiments(
     compare: Sequence[str] | None = None,
     reference: str | None = None,
     margin: float | None = None,
-    exponent: Exponent = KAPLAN,
+    exponent: Exponent | None = None,
 ) -> Comparison:
     """Compare a sweep's folder, a results dataframe or a list of ExperimentResults; into `output_dir`: comparison.txt and comparison.csv.
 
     For a dataframe `compare` names the columns that make a variant (left out: "variant"), `reference` the variant that all are tested
     against (left out: every pair is) and `margin` the part of the loss within which losses count as equal; a sweep's plan says all this.
+    `exponent` turns a difference into a factor of compute; left out, it is that of the sweep's own scaling law, else Kaplan's.
     """
     comparison = source if isinstance(source, Comparison) else _compare(read_source(source, compare, reference, margin), exponent)
     if output_dir is not None:
@@ -80,7 +82,7 @@ def compare_experiments(
     return comparison
 
 
-def _compare(source: Source, exponent: Exponent) -> Comparison:
+def _compare(source: Source, exponent: Exponent | None) -> Comparison:
     tried = settings(source.results)
     best = best_settings(tried)
     family = REFERENCE if source.reference else ALL_PAIRS
@@ -88,6 +90,7 @@ def _compare(source: Source, exponent: Exponent) -> Comparison:
     pairs = _pairs(source, layout)
     common_rate, at_common = at_common_rate(tried, best)
     table = pd.concat([_ranked(source, tried, best, at_common), _without_result(source, best)], ignore_index=True)
+    exponent = exponent or _own_exponent(table) or KAPLAN
     table = _tested(table, source, layout, pairs, exponent)
     table["verdict"] = verdicts(table, source.budgets, source.reference, source.margin)
     table["seeds_needed"] = seeds_to_find(table, layout, family, tuned=bool(choosing_seeds(source.results)) or _is_tuned(tried))
@@ -97,6 +100,11 @@ def _compare(source: Source, exponent: Exponent) -> Comparison:
     limits = caveats(source, tried, table, layout, family)
     at_once = omnibus(layout) if layout else Omnibus(float("nan"), float("nan"))
     return Comparison(source.question, so_far + verdict, table, limits, pairs, tried, source, family, exponent, at_once, common_rate)
+
+
+def _own_exponent(table: pd.DataFrame) -> Exponent | None:
+    alpha = compute_exponent(table)
+    return Exponent(alpha, "the sweep's own scaling law") if alpha else None
 
 
 def _is_tuned(tried: pd.DataFrame) -> bool:
