@@ -76,14 +76,15 @@ def _from_folder(folder: Path) -> Source:
     plan = load_plan(folder)
     stated = plan.get("budget") or []
     budgets = stated if isinstance(stated, list) else [stated]
+    results, curves = read.load_both(folder)
     return Source(
         name=plan["name"],
         question=plan.get("question") or "",
         compare=tuple(plan["compare"]),
         budgets=tuple(BudgetRule(_column(budget["kind"]), budget["target"], budget["tolerance"]) for budget in budgets),
         refused=tuple((label(refusal["variant"]), refusal["reason"]) for refusal in plan.get("refused", ())),
-        results=read.load(folder),
-        curves=read.load_curves(folder),
+        results=results,
+        curves=curves,
         folder=folder,
         command=plan.get("command") or "",
         search=_search_rule(plan),
