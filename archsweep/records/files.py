@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,10 @@ Row = dict[str, Any]
 
 IDENTITY = ("seed", "learning_rate", "weight_decay")  # of a replica within its variant
 _DECODER = json.JSONDecoder(parse_constant=lambda _: None)  # NaN and Infinity are no losses: missing. One for all: making it takes longer
+
+
+# The losses of blocks are most of a line, and no table has a column for each: they stay the text that they are, unread.
+_BLOCKS = re.compile(rb'("val_block_losses": )(\[[-+.,eE\d\s]*\])')
 
 
 def load_plan(folder: str | Path) -> dict[str, Any]:
@@ -46,7 +51,7 @@ def _lines(path: Path) -> Iterator[Row]:
         return
     for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
         try:
-            record = _DECODER.decode(line.decode())
+            record = _DECODER.decode(_BLOCKS.sub(rb'\1"\2"', line).decode())
         except ValueError:
             continue
         if not isinstance(record, dict) or not {*IDENTITY, "step", "status"} <= set(record):
