@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import jinja2
 from markupsafe import Markup
@@ -17,17 +17,19 @@ from archsweep.analysis.words import amount, plural, words
 from archsweep.atomic import write_atomically
 
 if TYPE_CHECKING:
+    from archsweep.analysis.frames import RoleNames
     from archsweep.analysis.source import Given
 
 REPORT_HTML, REPORT_MARKDOWN = "report.html", "report.md"
 
 
-def generate_summary_report(source: Given | Comparison, output_dir: str | Path | None = None) -> Path:
+def generate_summary_report(source: Given | Comparison, output_dir: str | Path | None = None, **roles: Unpack[RoleNames]) -> Path:
     """Write report.html, report.md and figures/*.png into `output_dir`; returns the path of report.html.
 
-    Left out, `output_dir` is the sweep's own folder, or results/summary for results that have none.
+    Left out, `output_dir` is the sweep's own folder, or results/summary for results that have none. The `roles` of a dataframe's columns
+    are named as for compare_experiments: compare=, tune=, repeat=, metric=, mode=.
     """
-    comparison = compare_experiments(source)
+    comparison = compare_experiments(source, **roles)
     folder = Path(output_dir) if output_dir is not None else comparison.source.folder or Path("results") / "summary"
     content = _content(comparison)
     for illustration in content["figures"]:
@@ -47,11 +49,12 @@ def _environment(html: bool) -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["markdown_table"] = _markdown_table
+    environment.filters["markdown_table"] = markdown_table
     return environment
 
 
-def _markdown_table(table: tables.Table) -> Markup:
+def markdown_table(table: tables.Table) -> Markup:
+    """A table in Markdown, every cell of which is text on one line."""
     rule = ["---:" if column in table.numeric else "---" for column in range(len(table.header))]
     lines = [[_markdown(cell) for cell in table.header], rule, *([_markdown(cell) for cell in row] for row in table.rows)]
     return Markup("".join(f"| {' | '.join(line)} |\n" for line in lines))

@@ -187,9 +187,18 @@ def _flops(trial: Row, last: Row) -> int | None:
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> pa.Table:
     """What `frame` makes a dataframe of; each column carries its unit and meaning."""
-    fields = [pa.field(c.name, _ARROW[c.dtype], metadata={"unit": c.unit, "meaning": c.meaning}) for c in columns]
     arrays = [pa.array(_typed([row.get(c.name) for row in rows], c), type=_ARROW[c.dtype], from_pandas=True) for c in columns]
-    return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+    return pa.Table.from_arrays(arrays, schema=_schema(columns))
+
+
+def table_of(frame: pd.DataFrame, columns: Sequence[Column]) -> pa.Table:
+    """A dataframe of `columns` as a table whose columns carry their unit and meaning."""
+    arrays = [pa.array(frame[c.name], type=_ARROW[c.dtype], from_pandas=True) for c in columns]
+    return pa.Table.from_arrays(arrays, schema=_schema(columns))
+
+
+def _schema(columns: Sequence[Column]) -> pa.Schema:
+    return pa.schema([pa.field(c.name, _ARROW[c.dtype], metadata={"unit": c.unit, "meaning": c.meaning}) for c in columns])
 
 
 def _typed(values: list[Any], column: Column) -> Any:
