@@ -80,7 +80,9 @@ def _grid_row(result: Any) -> Row:
     row = dict(_flat(metrics)) | {CONFIG_PREFIX + name: value for name, value in _flat(config)}
     if result.error is not None:  # a traceback, whose last line says what happened
         lines = str(result.error).strip().splitlines() or [type(result.error).__name__]
-        row |= {"status": "failed", "reason": lines[-1].strip()}
+        return row | {"status": "failed", "reason": lines[-1].strip()}
+    if metrics.get("done") is not True:  # here alone: in the files that Tune's dataframe is read from it stays false
+        return row | {"status": "unfinished", "reason": f"last reported at training_iteration {metrics.get('training_iteration', 0)}"}
     return row
 
 
@@ -227,21 +229,17 @@ def _status(row: Row, loss: float | None, metric: str, last_iteration: int | Non
     """What became of a row: as it says itself, else by what Tune reports of every trial, else by its loss."""
     if row.get("status") in get_args(Status):
         return row["status"], row.get("reason")
-    iteration = row.get("training_iteration")
-    if row.get("done") is False:
-        return "unfinished", f"last reported at training_iteration {iteration}, before it was done"
     if loss is None or not isfinite(loss):
         return "diverged", f"{metric} is no number"
+    iteration = row.get("training_iteration")
     if last_iteration is not None and iteration is not None and iteration < last_iteration:
         return "stopped", f"at training_iteration {iteration:g}, others at {last_iteration}"
     return "finished", None
 
 
 def _last_iteration(given: pd.DataFrame) -> int | None:
-    """The length of the longest trial, where the rows are Tune's."""
-    if not {"training_iteration", "done"} <= set(given.columns):
-        return None
-    longest = given["training_iteration"].max()
+    """The length of the longest trial, where the rows are Tune's: a scheduler has stopped those that are shorter."""
+    longest = given["training_iteration"].max() if "training_iteration" in given else None
     return None if pd.isna(longest) else int(longest)
 
 

@@ -81,15 +81,11 @@ def test_a_metric_that_the_schema_knows_keeps_its_unit() -> None:
 
 
 def test_rows_that_are_not_the_end_of_a_whole_trial_are_no_results() -> None:
-    iteration, done, accuracy = [5] * 36, [True] * 36, tunes()["accuracy"].tolist()
-    iteration[0], done[1], accuracy[2] = 2, False, float("nan")
-    results = compare_experiments(tunes(training_iteration=iteration, done=done, accuracy=accuracy), **ROLES).source.results
-    assert results["status"].value_counts().to_dict() == {"finished": 33, "stopped": 1, "unfinished": 1, "diverged": 1}
-    assert results["reason"].tolist()[:3] == [
-        "at training_iteration 2, others at 5",
-        "last reported at training_iteration 5, before it was done",
-        "accuracy is no number",
-    ]
+    iteration, accuracy = [5] * 36, tunes()["accuracy"].tolist()
+    iteration[0], accuracy[1] = 2, float("nan")
+    results = compare_experiments(tunes(training_iteration=iteration, accuracy=accuracy), **ROLES).source.results
+    assert results["status"].value_counts().to_dict() == {"finished": 34, "stopped": 1, "diverged": 1}
+    assert results["reason"].tolist()[:2] == ["at training_iteration 2, others at 5", "accuracy is no number"]
 
 
 @pytest.mark.parametrize(
@@ -166,11 +162,8 @@ def test_a_result_grid_is_compared_with_the_trials_that_failed_and_why(grid: Any
     assert len(results) == 18
     assert results["status"].value_counts().to_dict() == {"finished": 10, "failed": 8}
     assert results.groupby("reason").size().to_dict() == {"ValueError: it broke": 2, "ValueError: three are too many": 6}
-    assert dict(zip(comparison.table["variant"], comparison.table["verdict"], strict=True)) == {
-        "layers=1": "BEST",
-        "layers=2": "LR-CONFOUNDED",  # the lower rate is the better one, and 0.5 has not all its seeds
-        "layers=3": "FAILED",
-    } or set(comparison.table["verdict"]) == {"BEST", "BETTER", "FAILED"}
+    assert comparison.table["variant"].tolist() == ["layers=1", "layers=2", "layers=3"]
+    assert comparison.table["verdict"].iloc[2] == "FAILED"
     assert comparison.table["mean"].tolist()[:2] == pytest.approx([1.801, 1.902])
     assert comparison.table["learning_rate"].tolist()[:2] == [0.1, 0.1]
 
@@ -179,9 +172,10 @@ def test_a_result_grid_is_compared_with_the_trials_that_failed_and_why(grid: Any
 def test_tunes_own_dataframe_says_the_same_of_the_trials_that_it_has(grid: Any) -> None:
     frame = grid.get_dataframe()
     ours = compare_experiments(grid, **TUNED)
-    theirs = compare_experiments(frame[frame["done"]], **TUNED)
+    theirs = compare_experiments(frame, **TUNED)
+    assert theirs.source.results["status"].value_counts().to_dict() == {"finished": 10, "stopped": 2}
     columns = ["variant", "mean", "sd", "n", "learning_rate"]
-    pd.testing.assert_frame_equal(ours.table[columns].head(2), theirs.table[columns])
+    pd.testing.assert_frame_equal(ours.table[columns].head(2), theirs.table[columns].head(2))
 
 
 @pytest.mark.slow
