@@ -44,10 +44,12 @@ MEASURED = (
     Column("step", "Int64", "steps", "optimizer steps taken"),
     Column("tokens", "Int64", "tokens", "training tokens seen"),
     Column("train_loss", "Float64", "nats/token", "mean training loss since the evaluation before"),
-    Column("val_loss", "Float64", "nats/token", "loss on the fixed evaluation tokens"),
+    Column(
+        "val_loss", "Float64", "nats/token", "loss on the fixed evaluation tokens; before the last evaluation, on the first quarter of them"
+    ),
     Column("perplexity", "Float64", "", "exp(val_loss)"),
     Column("bits_per_byte", "Float64", "bits/byte", "val_loss over the evaluation text's bytes: comparable between tokenizers"),
-    Column("val_block_losses", "string", "nats/token", "val_loss of up to 32 equal parts of the evaluation tokens, as JSON"),
+    Column("val_block_losses", "string", "nats/token", "val_loss of up to 32 equal parts of the tokens that were evaluated, as JSON"),
     Column("user_metrics", "string", "", "what the functions of the field metrics measured, as JSON by name"),
     Column("diverged_step", "Int64", "steps", "step at which the replica diverged and was frozen; missing where it did not"),
     Column("last_loss", "Float64", "nats/token", "last finite training loss of a diverged replica"),
