@@ -10,6 +10,7 @@ import pandas as pd
 
 from archsweep.analysis.caveats import caveats
 from archsweep.analysis.frames import Roles
+from archsweep.analysis.metric import named
 from archsweep.analysis.sentence import search_sentence, sentence
 from archsweep.analysis.source import Given, Source, read_source
 from archsweep.analysis.statistics import all_pairs, at_settings, best_settings, fit_layout, learning_rate_audit, losses_by_seed, settings
@@ -39,7 +40,8 @@ class Comparison:
 
     def __str__(self) -> str:
         parts = [self.question, self.verdict, _plain_table(self.table), *(f"- {caveat}" for caveat in self.caveats)]
-        return "\n\n".join(part for part in parts[:3] if part) + "".join(f"\n{part}" for part in ["", *parts[3:]] if self.caveats)
+        text = "\n\n".join(part for part in parts[:3] if part) + "".join(f"\n{part}" for part in ["", *parts[3:]] if self.caveats)
+        return named(text, self.source)
 
 
 def compare_experiments(
@@ -75,7 +77,8 @@ def _compare(source: Source) -> Comparison:
     table["seeds_needed"] = seeds_to_find(table, layout)
     so_far = "So far: " if (source.results["status"] == "unfinished").any() else ""
     verdict = search_sentence(source.search, table) if source.search else sentence(table)
-    return Comparison(source.question, so_far + verdict, table, caveats(source, tried, table, layout), pairs, tried, source)
+    limits = tuple(named(caveat, source) for caveat in caveats(source, tried, table, layout))
+    return Comparison(source.question, named(so_far + verdict, source), table, limits, pairs, tried, source)
 
 
 # --------------------------------------------------------------------------------------------------------------------- the table

@@ -9,6 +9,7 @@ import pandas as pd
 
 from archsweep.analysis import tables
 from archsweep.analysis.compare import safe_cells
+from archsweep.analysis.metric import named
 from archsweep.analysis.report import markdown_table
 from archsweep.analysis.tables import Table
 from archsweep.analysis.words import NONE, text
@@ -31,8 +32,8 @@ def export_table(comparison: Comparison, which: Which, form: Format) -> bytes:
         return _parquet(comparison, which)
     printed = _printed(comparison, which)
     if form == "latex":
-        return _latex(printed, _caption(comparison, which), f"tab:{comparison.source.name}-{which}").encode()
-    return f"{markdown_table(printed)}\n{_caption(comparison, which)}\n".encode()
+        return named(_latex(printed, _caption(comparison, which), f"tab:{comparison.source.name}-{which}"), comparison.source).encode()
+    return named(f"{markdown_table(printed)}\n{_caption(comparison, which)}\n", comparison.source).encode()
 
 
 def _frame(comparison: Comparison, which: Which) -> pd.DataFrame:

@@ -239,8 +239,8 @@ def _status(row: Row, loss: float | None, metric: str, last_iteration: int | Non
 
 def _last_iteration(given: pd.DataFrame) -> int | None:
     """The length of the longest trial, where the rows are Tune's: a scheduler has stopped those that are shorter."""
-    longest = given["training_iteration"].max() if "training_iteration" in given else None
-    return None if pd.isna(longest) else int(longest)
+    lengths = given["training_iteration"].dropna() if "training_iteration" in given else ()
+    return int(max(lengths)) if len(lengths) else None
 
 
 def _set_seeds(found: list[Row], rows: list[Row], columns: _Columns) -> None:

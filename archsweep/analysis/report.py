@@ -12,6 +12,7 @@ from markupsafe import Markup
 from archsweep.analysis import method, plots, search, tables
 from archsweep.analysis.compare import Comparison, compare_experiments
 from archsweep.analysis.illustrations import illustrations, search_illustrations
+from archsweep.analysis.metric import named, rename_axes
 from archsweep.analysis.verdicts import BETTER, UNDECIDED
 from archsweep.analysis.words import amount, plural, words
 from archsweep.atomic import write_atomically
@@ -33,9 +34,12 @@ def generate_summary_report(source: Given | Comparison, output_dir: str | Path |
     folder = Path(output_dir) if output_dir is not None else comparison.source.folder or Path("results") / "summary"
     content = _content(comparison)
     for illustration in content["figures"]:
+        rename_axes(illustration.figure, comparison.source)
         write_atomically(folder / illustration.path, plots.png(illustration.figure))
-    write_atomically(folder / REPORT_MARKDOWN, _environment(html=False).get_template("report.md.j2").render(content))
-    return write_atomically(folder / REPORT_HTML, _environment(html=True).get_template("report.html.j2").render(content))
+    markdown = _environment(html=False).get_template("report.md.j2").render(content)
+    page = _environment(html=True).get_template("report.html.j2").render(content)
+    write_atomically(folder / REPORT_MARKDOWN, named(markdown, comparison.source))
+    return write_atomically(folder / REPORT_HTML, named(page, comparison.source))
 
 
 def _environment(html: bool) -> jinja2.Environment:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from archsweep.analysis.frames import ResultGrid, Roles, grid_frame, read_frame
 from archsweep.analysis.joined import join
+from archsweep.analysis.metric import LOSS, UNIT
 from archsweep.config import label
 from archsweep.errors import RecordError, nearest
 from archsweep.records import read
@@ -65,8 +66,8 @@ class Source:
     command: str = ""  # that ran the sweep
     search: SearchRule | None = None
     early_stopping: str = ""  # the rule that stopped trials
-    metric: str = "validation loss"  # what val_loss holds, in words
-    unit: str = "nats/token"  # of it; "" for a number without one
+    metric: str = LOSS  # what val_loss holds, in words
+    unit: str = UNIT  # of it; "" for a number without one
     notes: tuple[str, ...] = ()  # what a reader must know of where the results came from
 
 
@@ -144,7 +145,7 @@ def _from_experiments(experiments: Sequence[ExperimentResults]) -> Source:
 def _from_frame(given: pd.DataFrame, roles: Roles) -> Source:
     framed = read_frame(given, roles)
     sweeps = framed.results["sweep"].dropna().unique()
-    metric = "validation loss" if framed.metric == "val_loss" else framed.metric
+    metric = LOSS if framed.metric == "val_loss" else framed.metric
     return Source(
         name=sweeps[0] if len(sweeps) == 1 else "results",
         question="",
