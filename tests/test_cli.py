@@ -126,6 +126,45 @@ def test_two_sweeps_are_compared_and_leave_a_report_of_both(tmp_path: Path, caps
     assert "shallow and deep" in (tmp_path / "both" / "report.md").read_text()
 
 
+INTERRUPTING = """calls = 0
+
+def count(model, windows):
+    global calls
+    calls += 1
+    if calls == 20:  # of 12 for each trial: amid the second trial's second evaluation
+        raise KeyboardInterrupt
+    return calls
+"""
+
+
+def test_an_interrupted_sweep_is_reported_exported_and_joined_and_says_that_it_is_partial(
+    tmp_path: Path, tiny_text: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "interrupting.py").write_text(INTERRUPTING)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    whole = TINY_SPACE.format(tokens=384, text=tiny_text)
+    Path("whole.py").write_text(whole)
+    Path("cut.py").write_text(whole.replace("vocab_size=300", 'vocab_size=300, metrics=("interrupting:count",)'))
+    assert run("cut.py", "--serial") == 130
+    assert run("whole.py", "--serial") == 0
+    results = archsweep.load("results/cut")
+    assert results["status"].value_counts().to_dict() == {"finished": 6, "unfinished": 6}
+    assert results.loc[results["status"] == "unfinished", "reason"].unique().tolist() == ["last recorded at 192 of 384 tokens"]
+    capsys.readouterr()
+    for words, partial in (
+        (("report", "cut"), "This sweep is partial: 6 of 12 replicas are unfinished"),
+        (("compare", "cut", "whole"), "cut is partial: 6 of its 12 replicas are unfinished."),
+    ):
+        assert run(*words) == 0
+        said = capsys.readouterr().out
+        assert "So far: " in said
+        assert partial in said
+        assert partial in Path(said.splitlines()[-1].removeprefix("report: ")).read_text()
+    assert run("export", "cut", "--format", "markdown") == 0
+    assert "So far: " in Path("cut-ranking.md").read_text()
+
+
 def test_sweeps_that_are_not_comparable_are_refused_with_the_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = planted_sweep(tmp_path, "other", 1, 2)
     planted_sweep(tmp_path, "one", 1, 2)
