@@ -14,7 +14,7 @@ from archsweep.analysis.compare import Comparison, compare_experiments
 from archsweep.analysis.illustrations import illustrations, search_illustrations
 from archsweep.analysis.metric import named, rename_axes
 from archsweep.analysis.verdicts import BETTER, UNDECIDED
-from archsweep.analysis.words import amount, plural, words
+from archsweep.analysis.words import amount, plural, variants_text, words
 from archsweep.atomic import write_atomically
 
 if TYPE_CHECKING:
@@ -137,5 +137,10 @@ def _budget_sentence(comparison: Comparison) -> str:
     budgets = comparison.source.budgets
     if not budgets:
         return "No budget was stated for this comparison; the sizes are listed as they are."
-    stated = " and ".join(f"{amount(budget.target)} {words(budget.kind)}, within {budget.tolerance:.1%}" for budget in budgets)
-    return f"Every variant was to have {stated}."
+    stated = [
+        f"{amount(budget.target)} {words(budget.kind)}, within {budget.tolerance:.1%}"
+        + ("" if budget.variants is None else f" ({variants_text(len(budget.variants), verb='')})")
+        for budget in budgets
+    ]
+    whose = "Every variant was" if all(budget.variants is None for budget in budgets) else "Variants were"
+    return f"{whose} to have {' and '.join(stated)}."

@@ -283,6 +283,8 @@ def test_different_budgets_are_named_and_keep_their_variants_apart(tmp_path: Pat
     }
     assert any("small: 30,000 parameters ± 1.0%; large: 60,000 parameters ± 1.0%" in caveat for caveat in comparison.caveats)
     assert not any("Off the budget" in caveat for caveat in comparison.caveats)
+    page = generate_summary_report(comparison, tmp_path / "both").read_text()
+    assert "to have 30,000 parameters, within 1.0% (2 variants) and 60,000 parameters, within 1.0% (2 variants)." in page
 
 
 def test_a_partial_sweep_is_joined_and_says_so(tmp_path: Path) -> None:
