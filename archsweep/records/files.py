@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +18,7 @@ IDENTITY = ("seed", "learning_rate", "weight_decay")  # of a replica within its 
 _DECODER = json.JSONDecoder(parse_constant=lambda _: None)  # NaN and Infinity are no losses: missing. One for all: making it takes longer
 
 
-# The losses of blocks are most of a line, and no table has a column for each: they stay the text that they are, unread.
-_BLOCKS = re.compile(rb'("val_block_losses": )(\[[-+.,eE\d\s]*\])')
+_BLOCKS = b'"val_block_losses": ['
 
 
 def load_plan(folder: str | Path) -> dict[str, Any]:
@@ -51,7 +49,7 @@ def _lines(path: Path) -> Iterator[Row]:
         return
     for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
         try:
-            record = _DECODER.decode(_BLOCKS.sub(rb'\1"\2"', line).decode())
+            record = _DECODER.decode(_blocks_as_text(line).decode())
         except ValueError:
             continue
         if not isinstance(record, dict) or not {*IDENTITY, "step", "status"} <= set(record):
@@ -60,6 +58,16 @@ def _lines(path: Path) -> Iterator[Row]:
                 "Remove that line, or the trial's folder: the sweep trains it again."
             )
         yield record
+
+
+def _blocks_as_text(line: bytes) -> bytes:
+    """The line with its list of block losses as a string: they are most of a line, and no table has a column for each of them."""
+    start = line.find(_BLOCKS) + len(_BLOCKS) - 1
+    end = line.find(b"]", start) + 1
+    blocks = line[start:end]
+    if start < len(_BLOCKS) or not blocks or any(mark in blocks for mark in b'"NI'):  # none, torn, or with a NaN or Infinity
+        return line
+    return line[:start] + b'"' + blocks + b'"' + line[end:]
 
 
 def read_json(path: Path) -> Row:
