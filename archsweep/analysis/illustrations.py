@@ -1,4 +1,4 @@
-"""The report's figures with their words, and how a figure becomes a part of the page."""
+"""The report's figures with their words, and how a figure becomes a part of the page: drawn, and where its reader can question it, live."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from archsweep.analysis import plots
+from archsweep.analysis import costs, interactive, plots
 from archsweep.analysis.words import words
 
 if TYPE_CHECKING:
@@ -30,11 +30,17 @@ class Illustration:
     title: str
     caption: str
     figure: Figure
+    live: interactive.Drawing | None = None  # the numbers from which the page's script draws it
 
     @property
     def svg(self) -> Markup:
         """The figure for the page: in the page's own colours, so that it follows light and dark."""
         return _inline_svg(plots.svg(self.figure), f"{self.title}. {self.caption}")
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """The figure as files, by their paths seen from the report."""
+        return {self.path: plots.png(self.figure), f"{FIGURES}/{self.name}.pdf": plots.pdf(self.figure)}
 
     @property
     def path(self) -> str:
@@ -62,7 +68,18 @@ def illustrations(comparison: Comparison) -> Iterator[Illustration]:
         yield Illustration("learning_rates", "Loss against learning rate", caption + best, plots.plot_learning_rates(comparison))
     if count and source.curves["val_loss"].notna().any():
         caption = "Each variant at its best setting: the mean over seeds; the band reaches from the lowest seed to the highest."
-        yield Illustration("training_curves", "Loss during training", caption + best, plots.plot_training_curves(comparison))
+        figure, live = plots.plot_training_curves(comparison), interactive.training_curves(comparison)
+        yield Illustration("training_curves", "Loss during training", caption + best + _thinned(live), figure, live)
+    if live := interactive.loss_against_cost(comparison):
+        caption = (
+            "A point per variant. Filled: no other has a loss and a cost as low, with one of them lower. Bars: 95 % interval of the mean."
+        )
+        yield Illustration("loss_against_cost", "Loss against cost", caption, costs.plot_costs(comparison), live)
+
+
+def _thinned(live: interactive.Drawing | None) -> str:
+    most, limit = (live or {}).get("evaluations", 0), interactive.MOST_EVALUATIONS
+    return f" Where it can be questioned, a curve has {limit} of its {most} evaluations; curves.parquet has all." if most > limit else ""
 
 
 def search_illustrations(comparison: Comparison, found: search.Found | None) -> Iterator[Illustration]:
@@ -86,7 +103,9 @@ def _inline_svg(text: str, description: str) -> Markup:
     body = re.sub(r'<g id="[^"]*"', "<g", body).replace("xlink:href", "href")
     for colour, name in _PAGE_COLOURS.items():
         body = body.replace(colour, name)
-    return Markup('<svg role="img" aria-label="{}" {}>{}</svg>').format(description, Markup(view[0] if view else ""), Markup(body))
+    return Markup('<svg role="img" aria-label="{}" {}><g aria-hidden="true">{}</g></svg>').format(
+        description, Markup(view[0] if view else ""), Markup(body)
+    )
 
 
 _PAGE_COLOURS = {

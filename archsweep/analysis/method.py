@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import sys
+from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from archsweep.analysis.verdicts import LR_CONFOUNDED
 from archsweep.analysis.words import duration, plural
+from archsweep.config import TRAINER_VERSION, ExperimentConfig
+from archsweep.errors import ConfigError
+from archsweep.records.files import load_plan
+from archsweep.records.schema import PLAN_FILE, RESULTS_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from archsweep.analysis.compare import Comparison
 
@@ -30,9 +36,29 @@ def reproduce(comparison: Comparison) -> list[tuple[str, str]]:
         ("machines", ", ".join(sorted(results["hostname"].dropna().unique()))),
         ("training time", duration(seconds) if seconds else ""),
         ("trained with", "; ".join(sorted(results["software"].dropna().unique()))),
+        ("trainer", _trainer(folder) if folder else ""),
         ("report made with", ", ".join(_versions())),
+        *([(name, _sha256(folder / name)) for name in (PLAN_FILE, RESULTS_FILE)] if folder else []),
     ]
     return [(label, text) for label, text in lines if text]
+
+
+def _trainer(folder: Path) -> str:
+    """The version of what trained the models, which is a part of each trial's id: said where an id can be made again with it."""
+    plan = load_plan(folder)
+    if not plan["trials"]:
+        return ""
+    trial = plan["trials"][0]
+    how = ["prune_tune"] if trial.get("prune_tune") else []
+    try:
+        made = ExperimentConfig(**trial["config"]).content_id(trial["replicas"], plan["corpus_id"], *how)
+    except ConfigError:  # a config of fields that there are no more
+        made = ""
+    return f"version {TRAINER_VERSION}" if made == trial["id"] else f"another version than this archsweep's, which is {TRAINER_VERSION}"
+
+
+def _sha256(path: Path) -> str:
+    return f"sha256 {sha256(path.read_bytes()).hexdigest()}" if path.is_file() else ""
 
 
 def _versions() -> Iterator[str]:

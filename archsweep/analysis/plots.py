@@ -19,7 +19,7 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, NullLocator
 from archsweep.analysis.compare import Comparison, compare_experiments
 from archsweep.analysis.statistics import finished_loss, fit_layout, losses_by_seed
 from archsweep.analysis.verdicts import BEST, BETTER, LR_CONFOUNDED
-from archsweep.analysis.words import loss, words
+from archsweep.analysis.words import loss, short, words
 from archsweep.atomic import write_atomically
 from archsweep.errors import RecordError
 
@@ -36,10 +36,11 @@ PALETTE = ("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#5
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 INK, RULE, MUTED, PAPER = "#1f2930", "#dfe3e8", "#9aa4ad", "#fefefe"
 
+PNG_DPI = 300  # what journals ask of a figure
 MOST_VARIANTS = 30  # in one figure: what a page holds
 MOST_CELLS = 12  # on a side of a heat map whose cells are wide enough for text
 
-_STYLE = {
+STYLE = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 10,
@@ -60,6 +61,7 @@ _STYLE = {
     "figure.facecolor": PAPER,
     "axes.facecolor": "none",
     "svg.fonttype": "path",
+    "pdf.fonttype": 42,  # TrueType, which publishers ask for
     "svg.hashsalt": "archsweep",
 }
 
@@ -67,7 +69,7 @@ _STYLE = {
 def plot_training_curves(source: Given | Comparison, path: str | Path | None = None) -> Figure:
     """Validation loss against tokens, each variant at its best setting: the mean, and a band from the lowest seed to the highest."""
     comparison = compare_experiments(source)
-    curves = _best_curves(comparison)
+    curves = best_curves(comparison)
     if curves.empty:
         raise RecordError(f"{comparison.source.name} has no evaluations of a finished setting to draw. Give a sweep's folder.")
     x = "tokens" if curves["tokens"].notna().all() else "evaluation"
@@ -101,8 +103,8 @@ def plot_heat_map(source: Given | Comparison, path: str | Path | None = None) ->
     cell = (1.15, 0.75) if wide else (0.3, 0.3)
     with _figure(2.6 + cell[0] * means.shape[1], 1.5 + cell[1] * means.shape[0], path) as (figure, axes):
         heat = sns.heatmap(
-            means, annot=texts.to_numpy() if wide else None, fmt="", cmap="crest", linewidths=2 if wide else 0.5, linecolor=PAPER, ax=axes,
-            cbar_kws={"label": "validation loss (nats/token)"}, annot_kws={"fontsize": 9},
+            means.rename(index=_tick, columns=_tick), annot=texts.to_numpy() if wide else None, fmt="", cmap="crest", linecolor=PAPER,
+            ax=axes, linewidths=2 if wide else 0.5, cbar_kws={"label": "validation loss (nats/token)"}, annot_kws={"fontsize": 9},
         )  # fmt: skip
         heat.grid(False)
         heat.tick_params(length=0)
@@ -124,7 +126,7 @@ def plot_differences(source: Given | Comparison, path: str | Path | None = None)
         axes.axvline(0, color=INK, linewidth=1)
         for y, (_, row) in enumerate(table.iterrows()):
             _interval(axes, y, row)
-        axes.set_yticks(range(len(table)), list(table["variant"]))
+        axes.set_yticks(range(len(table)), [short(name) for name in table["variant"]])
         axes.set_ylim(len(table) - 0.4, -0.6)
         axes.grid(False, axis="y")
         axes.tick_params(axis="y", length=0)
@@ -189,14 +191,22 @@ def plot_best_so_far(variants: pd.DataFrame) -> Figure:
 def png(figure: Figure) -> bytes:
     """A figure as a PNG for documents."""
     buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=160, metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=PNG_DPI, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def pdf(figure: Figure) -> bytes:
+    """A figure as a PDF for papers: its text stays text, in an embedded font; without a date, so that it is the same each time."""
+    buffer = BytesIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(buffer, format="pdf", metadata={"CreationDate": None})
     return buffer.getvalue()
 
 
 def svg(figure: Figure) -> str:
     """A figure as SVG text, without date and metadata."""
     buffer = BytesIO()
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return buffer.getvalue().decode()
 
@@ -204,7 +214,7 @@ def svg(figure: Figure) -> str:
 @contextmanager
 def _figure(width: float, height: float, path: str | Path | None) -> Iterator[tuple[Figure, Axes]]:
     """A figure that no window and no global state knows of, drawn in our style and saved to `path` at the end."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
         yield figure, figure.add_subplot()
@@ -212,7 +222,7 @@ def _figure(width: float, height: float, path: str | Path | None) -> Iterator[tu
             write_atomically(path, png(figure))
 
 
-def _best_curves(comparison: Comparison) -> pd.DataFrame:
+def best_curves(comparison: Comparison) -> pd.DataFrame:
     """The evaluations of every variant's best setting, numbered along the training."""
     ranked = comparison.table[comparison.table["mean"].notna()]
     curves = comparison.source.curves.merge(ranked[["variant", "learning_rate", "weight_decay"]].convert_dtypes(), how="inner")
@@ -237,7 +247,14 @@ def _legend(comparison: Comparison, axes: Axes) -> None:
         handles, labels = zip(*entries, strict=True)
         title = "best first, others in grey" if comparison.table["mean"].notna().sum() > len(PALETTE) else "best first"
         axes.figure.legend(
-            handles, labels, loc="outside lower left", ncols=_LEGEND_COLUMNS, title=title, alignment="left", fontsize=9, title_fontsize=9
+            handles,
+            [short(label) for label in labels],
+            loc="outside lower left",
+            ncols=_LEGEND_COLUMNS,
+            title=title,
+            alignment="left",
+            fontsize=9,
+            title_fontsize=9,
         )
 
 
@@ -268,6 +285,11 @@ def _cell_texts(comparison: Comparison) -> list[str]:
         mean = f"{loss(row['mean'])}" if pd.notna(row["mean"]) else str(row["verdict"]).lower()
         texts.append(f"{mean}\n± {half:.3f}" if np.isfinite(half) else mean)
     return texts
+
+
+def _tick(value: Any) -> Any:
+    """A compared value as a heat map's tick: a text, short enough for one cell."""
+    return short(value, letters=15) if isinstance(value, str) else value
 
 
 def _half_widths(comparison: Comparison) -> dict[Any, float]:

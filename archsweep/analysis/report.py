@@ -1,4 +1,4 @@
-"""generate_summary_report: one self-contained page, its Markdown twin and the figures, from one comparison."""
+"""generate_summary_report: one page that needs nothing else, its Markdown twin and the figures, from one comparison."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Unpack
 import jinja2
 from markupsafe import Markup
 
-from archsweep.analysis import method, plots, search, tables
+from archsweep.analysis import method, page, paper, search, tables
+from archsweep.analysis.audits import audits
 from archsweep.analysis.compare import Comparison, compare_experiments
 from archsweep.analysis.illustrations import illustrations, search_illustrations
 from archsweep.analysis.metric import named, rename_axes
 from archsweep.analysis.verdicts import BETTER, UNDECIDED
-from archsweep.analysis.words import amount, plural, variants_text, words
+from archsweep.analysis.words import Number, amount, plural, tag, variants_text, words
 from archsweep.atomic import write_atomically
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ REPORT_HTML, REPORT_MARKDOWN = "report.html", "report.md"
 
 
 def generate_summary_report(source: Given | Comparison, output_dir: str | Path | None = None, **roles: Unpack[RoleNames]) -> Path:
-    """Write report.html, report.md and figures/*.png into `output_dir`; returns the path of report.html.
+    """Write report.html, report.md and figures/*.{png,pdf} into `output_dir`; returns the path of report.html.
 
     Left out, `output_dir` is the sweep's own folder, or results/summary for results that have none. The `roles` of a dataframe's columns
     are named as for compare_experiments: compare=, tune=, repeat=, metric=, mode=.
@@ -35,11 +36,12 @@ def generate_summary_report(source: Given | Comparison, output_dir: str | Path |
     content = _content(comparison)
     for illustration in content["figures"]:
         rename_axes(illustration.figure, comparison.source)
-        write_atomically(folder / illustration.path, plots.png(illustration.figure))
+        for path, data in illustration.files.items():
+            write_atomically(folder / path, data)
     markdown = _environment(html=False).get_template("report.md.j2").render(content)
-    page = _environment(html=True).get_template("report.html.j2").render(content)
+    html = _environment(html=True).get_template("report.html.j2").render(content)
     write_atomically(folder / REPORT_MARKDOWN, named(markdown, comparison.source))
-    return write_atomically(folder / REPORT_HTML, named(page, comparison.source))
+    return write_atomically(folder / REPORT_HTML, named(html, comparison.source))
 
 
 def _environment(html: bool) -> jinja2.Environment:
@@ -53,7 +55,9 @@ def _environment(html: bool) -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["markdown_table"] = markdown_table
+    environment.filters |= {"markdown_table": markdown_table, "embedded": page.embedded, "beyond": page.rows_beyond, "tag": tag}
+    environment.tests["number"] = lambda cell: isinstance(cell, Number)
+    environment.globals |= {"page": page}
     return environment
 
 
@@ -75,12 +79,14 @@ def _markdown(value: object) -> str:
 def _content(comparison: Comparison) -> dict[str, Any]:
     """Everything that the templates print, as text; both formats say the same."""
     source, found = comparison.source, search.found(comparison)
+    methods = [paper.setup(comparison), *method.method(comparison)]
     return {
         "title": source.name,
         "question": comparison.question or f"Which of {', '.join(source.compare)} has the lowest loss?",
         "verdict": comparison.verdict,
         "tone": _tone(comparison),
         "counts": _counts(comparison),
+        "audits": audits(comparison),
         "caveats": comparison.caveats,
         "ranking": tables.ranking(comparison),
         "figures": [*search_illustrations(comparison, found), *illustrations(comparison)],
@@ -94,7 +100,8 @@ def _content(comparison: Comparison) -> dict[str, Any]:
         "refused": tables.Table(("variant", "why"), list(source.refused)),
         "equal": tables.held_equal(source.results),
         "reproduce": method.reproduce(comparison),
-        "method": method.method(comparison),
+        "method": methods,
+        "references": paper.references(methods),
     }
 
 

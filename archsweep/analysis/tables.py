@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from archsweep.analysis.words import MINUS, NONE, decimals, duration, loss, number, p_value, si, text, verdict_text, words
+from archsweep.analysis.words import MINUS, NONE, Number, decimals, duration, loss, number, p_value, si, text, verdict_text, words
 from archsweep.records.schema import CONFIG
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Table:
-    """A table as text: its header, its rows, and which columns hold numbers."""
+    """A table as text: its header, its rows, and which columns hold numbers; a cell that is a words.Number is sorted by its value."""
 
     header: tuple[str, ...]
     rows: list[tuple[str, ...]]
@@ -48,17 +48,22 @@ def _test_cells(row: pd.Series) -> tuple[str, ...]:
     return (
         number(row["mean"], loss),
         number(row["sd"], lambda sd: decimals(sd, sd)),
-        str(row["n"]),
+        text(row["n"]),
         number(row["difference"], lambda value: "+" + decimals(value, half)),
-        f"{decimals(row['low'], half)} to {decimals(row['high'], half)}".replace("-", MINUS) if pd.notna(row["low"]) else NONE,
-        p_value(row["holm_p"]).replace("-", NONE),
+        _interval(row["low"], row["high"], half),
+        number(row["holm_p"], p_value),
     )
+
+
+def _interval(low: float, high: float, half: float) -> str:
+    """An interval, sorted by its lower end."""
+    return number(low, lambda low: f"{decimals(low, half)} to {decimals(high, half)}".replace("-", MINUS))
 
 
 def _cost_cells(row: pd.Series) -> tuple[str, ...]:
     edge = {"lowest": " ↓ edge", "highest": " ↑ edge"}.get(row["learning_rate_edge"], "")
     return (
-        number(row["learning_rate"], "{:g}".format) + edge,
+        number(row["learning_rate"], "{:g}".format, edge),
         number(row["parameters"], "{:,.0f}".format),
         number(row["non_embedding_parameters"], "{:,.0f}".format),
         number(row["flops"], si),
@@ -78,7 +83,7 @@ def front(comparison: Comparison, found: search.Found | None) -> Table:
             str(row["variant"]),
             number(row["mean"], loss),
             number(row["half_width"], lambda half: decimals(half, half)),
-            str(row["n"]),
+            text(row["n"]),
             *(number(row[name], _OBJECTIVES[name]) for name in others),
         )
         for _, row in front.iterrows()
@@ -107,7 +112,7 @@ def sizes(comparison: Comparison) -> Table:
             (
                 str(row["variant"]),
                 *(number(count, "{:,.0f}".format) for count in counts),
-                " ".join(number(miss, "{:+.2%}".format).replace("-", MINUS) for miss in off) or number(float("nan"), str),
+                _off(off),
                 number(row["tokens"], "{:,.0f}".format),
                 number(row["tokens"] / row["parameters"], "{:.2g}".format),
             )
@@ -115,41 +120,59 @@ def sizes(comparison: Comparison) -> Table:
     return Table(header, rows, frozenset(range(1, len(header))))
 
 
+def _off(misses: list[float]) -> str:
+    """How far each budget is missed, sorted by the farthest."""
+    worded = " ".join(f"{miss:+.2%}".replace("-", MINUS) for miss in misses)
+    return Number(worded, max(misses, key=abs)) if misses else NONE
+
+
 def rates(comparison: Comparison) -> Table:
     """Mean loss at every learning rate that was planned, at its best weight decay where that was tuned too."""
-    rates = sorted(comparison.settings["learning_rate"].dropna().unique())
+    tried = comparison.settings
+    rates = sorted(tried["learning_rate"].dropna().unique())
+    means = tried[tried["complete"]].groupby(["variant", "learning_rate"])["mean"].min().to_dict()
     header = ("variant", *(f"{rate:g}" for rate in rates), "best", "audit")
-    rows = [_rate_row(row, comparison.settings, rates) for _, row in comparison.table.iterrows()]
+    rows = [_rate_row(row, [means.get((row["variant"], rate)) for rate in rates]) for _, row in comparison.table.iterrows()]
     return Table(header, rows, frozenset(range(1, len(rates) + 2)))
 
 
-def _rate_row(row: pd.Series, tried: pd.DataFrame, rates: list[float]) -> tuple[str, ...]:
-    mine = tried[(tried["variant"] == row["variant"]) & tried["complete"]]
-    means = mine.groupby("learning_rate")["mean"].min()
+def _rate_row(row: pd.Series, means: list[float | None]) -> tuple[str, ...]:
     audits = {"none": "inside", "not tuned": "not tuned", "": "no result"}
-    audit = audits.get(row["learning_rate_edge"], f"{row['learning_rate_edge']}: add {row['learning_rate_to_add']:g}")
-    cells = [number(means.get(rate, float("nan")), loss) for rate in rates]
-    return (str(row["variant"]), *cells, number(row["learning_rate"], "{:g}".format), audit)
+    audit = audits.get(row["learning_rate_edge"]) or f"{row['learning_rate_edge']}: add {row['learning_rate_to_add']:g}"
+    return (str(row["variant"]), *(number(mean, loss) for mean in means), number(row["learning_rate"], "{:g}".format), audit)
 
 
 def trials(comparison: Comparison) -> Table:
-    """Every trial in the plan's order, with what its config does not share with the others'."""
+    """Every trial in the plan's order, with what of its config neither its variant nor all trials say."""
     results = comparison.source.results
-    varying = _varying(results)
-    header = ("trial", "variant", *(words(name) for name in varying), "status", "time", "machine", "why")
-    rows = [_trial_row(rows, varying) for _, rows in results.groupby("trial_id", sort=False, dropna=False)]
+    groups = results.groupby("trial_id", sort=False, dropna=False)
+    first = groups.head(1)
+    varying = [name for name in _varying(results) if name not in comparison.source.compare]
+    told = {
+        "trial": map(text, first["trial_id"]),
+        "variant": map(str, first["variant"]),
+        **{words(name): map(text, first[name]) for name in varying},
+        "learning rates": groups["learning_rate"].agg(_listed),
+        "seeds": groups["seed"].agg(_listed),
+        "status": groups["status"].agg(_counted),
+        "time": [number(seconds, duration) for seconds in first["trial_seconds"]],
+        "machine": [_machine(row) for row in zip(first["hostname"], first["device_name"], strict=True)],
+        "why": groups["reason"].agg(lambda reasons: "; ".join(reasons.dropna().unique()) or NONE),
+    }
     numeric = {i + 2 for i, name in enumerate(varying) if pd.api.types.is_numeric_dtype(results[name])}
-    return Table(header, rows, frozenset(numeric | {len(varying) + 3}))
+    return Table(tuple(told), list(zip(*told.values(), strict=True)), frozenset(numeric | {len(varying) + 5}))
 
 
-def _trial_row(rows: pd.DataFrame, varying: list[str]) -> tuple[str, ...]:
-    first = rows.iloc[0]
-    counts = rows["status"].value_counts()
-    status = ", ".join(f"{count} {name}" for name, count in counts.items())
-    machine = " ".join(str(value) for value in (first["hostname"], first["device_name"]) if pd.notna(value))
-    reasons = "; ".join(rows["reason"].dropna().unique()[:3])
-    cells = (text(first["trial_id"]), str(first["variant"]), *(text(first[name]) for name in varying))
-    return (*cells, status, number(first["trial_seconds"], duration), machine or NONE, reasons or NONE)
+def _listed(values: pd.Series) -> str:
+    return ", ".join(f"{value:g}" for value in sorted(values.dropna().unique())) or NONE
+
+
+def _counted(statuses: pd.Series) -> str:
+    return ", ".join(f"{count} {status}" for status, count in statuses.value_counts().items())
+
+
+def _machine(names: tuple[object, object]) -> str:
+    return " ".join(str(name) for name in names if pd.notna(name)) or NONE
 
 
 def _varying(results: pd.DataFrame) -> list[str]:

@@ -16,6 +16,17 @@ NONE = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
 
 
+class Number(str):
+    """A number as it is worded, which still knows its value: a table is sorted by it."""
+
+    value: float
+
+    def __new__(cls, worded: str, value: float) -> Number:
+        self = super().__new__(cls, worded)
+        self.value = value
+        return self
+
+
 def words(column: str) -> str:
     """A column's name in prose."""
     names = {"flops": "FLOPs", "train_seconds": "seconds of training"}
@@ -52,6 +63,11 @@ def p_value(p: float) -> str:
     return "<.001" if p < 0.001 else f"{p:.3f}".lstrip("0") if p < 1 else "1"
 
 
+def tag(verdict: str) -> str:
+    """The class of a verdict's tag on the page: "better-but-small" of "BETTER BUT SMALL", without what stands behind it in brackets."""
+    return verdict.partition(" (")[0].lower().replace(" ", "-")
+
+
 def verdict_text(row: pd.Series) -> str:
     """A verdict as it stands in a table: undecided ones with the seeds they would take."""
     if row["verdict"] != UNDECIDED or pd.isna(row["seeds_needed"]):
@@ -63,14 +79,23 @@ def variants_text(count: int, verb: str = "was ") -> str:
     return f"1 variant {verb}".strip() if count == 1 else f"{count} variants {'were' if verb else ''}".strip()
 
 
-def number(value: Any, form: Callable[[float], str]) -> str:
-    return NONE if pd.isna(value) else form(float(value))
+def number(value: Any, form: Callable[[float], str], after: str = "") -> str:
+    """A number in its form, with what stands `after` it; a dash where there is none."""
+    return NONE if pd.isna(value) else Number(form(float(value)) + after, float(value))
+
+
+def short(name: str, letters: int = 49) -> str:
+    """A name that a figure has room for: where it is longer than so many letters, without its middle."""
+    half = (letters - 1) // 2
+    return name if len(name) <= letters else f"{name[:half]}…{name[-half:]}"
 
 
 def text(value: Any) -> str:
     if pd.isna(value):
         return NONE
-    return f"{value:g}" if isinstance(value, (float, np.floating)) else str(value)
+    if isinstance(value, (int, float, np.number)) and not isinstance(value, bool):
+        return Number(f"{value:g}" if isinstance(value, (float, np.floating)) else str(value), float(value))
+    return str(value)
 
 
 def si(value: float) -> str:

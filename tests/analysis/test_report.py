@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import re
+import subprocess
 from html.parser import HTMLParser
 from math import log
 from typing import TYPE_CHECKING, Any
@@ -9,16 +11,19 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from archsweep.analysis import plots
+from archsweep.analysis import method, paper, plots
 from archsweep.analysis.compare import compare_experiments
 from archsweep.analysis.report import generate_summary_report
-from archsweep.config import ExperimentConfig
+from archsweep.config import TRAINER_VERSION, ExperimentConfig
+from archsweep.records import read
 from archsweep.records.results import ExperimentResults
 from tests.sweep_folder import write_sweep
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from archsweep.planning.plan import Plan
 
 GRID = [{"num_layers": layers, "num_heads": heads} for layers in (1, 2) for heads in (1, 2)]
 HOSTILE = "</script><script>alert(1)</script> a|b"
@@ -73,8 +78,9 @@ def partial_sweep(tmp_path: Path) -> Path:
 def test_a_report_is_one_page_its_markdown_and_the_figures(tmp_path: Path) -> None:
     folder = write_sweep(tmp_path / "demo", GRID, planted)
     assert generate_summary_report(folder) == folder / "report.html"
-    figures = sorted(path.name for path in (folder / "figures").iterdir())
-    assert figures == ["differences.png", "heat_map.png", "learning_rates.png", "training_curves.png"]
+    names = ["differences", "heat_map", "learning_rates", "loss_against_cost", "training_curves"]
+    figures = [f"{name}.png" for name in names]
+    assert sorted(path.name for path in (folder / "figures").iterdir()) == sorted([*figures, *(f"{name}.pdf" for name in names)])
     markdown = (folder / "report.md").read_text()
     assert sorted(re.findall(r"\(figures/(\S+?)\)", markdown)) == figures
     assert Page(folder / "report.html").tags.count("svg") == len(figures)
@@ -91,9 +97,10 @@ def test_the_page_loads_nothing_from_anywhere(tmp_path: Path) -> None:
     path = generate_summary_report(write_sweep(tmp_path / "demo", GRID, planted))
     page = Page(path)
     assert all(address.startswith(("#", "data:")) for address in page.addresses)
-    assert not {"script", "link", "iframe", "object", "img"} & set(page.tags)
+    assert not {"link", "iframe", "object", "img"} & set(page.tags)
     assert not re.search(r"https?://|@import|url\((?!#)", path.read_text())
-    assert page.policy.startswith("default-src 'none'")
+    assert page.policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "unsafe-eval" not in page.policy
 
 
 def test_both_formats_open_with_the_question_and_the_verdict(tmp_path: Path) -> None:
@@ -143,8 +150,8 @@ def test_names_from_users_are_text_in_both_formats(tmp_path: Path) -> None:
         tmp_path / "demo", variants, lambda variant, rate, seed: 3.0 + variant["num_layers"] + 0.01 * seed, question=HOSTILE
     )
     path = generate_summary_report(folder)
-    assert "<script" not in path.read_text()
-    assert "</script" not in path.read_text()
+    assert "<script>alert" not in path.read_text()
+    assert len(re.findall("<script", path.read_text())) == len(re.findall("</script", path.read_text())) == Page(path).tags.count("script")
     assert HOSTILE in Page(path).text
     markdown = (folder / "report.md").read_text()
     assert "<script" not in markdown
@@ -153,6 +160,59 @@ def test_names_from_users_are_text_in_both_formats(tmp_path: Path) -> None:
     columns = [len(re.findall(r"(?<!\\)\|", line)) for line in tables]
     for start, end in zip(headers, [*(index - 1 for index in headers[1:]), len(tables)], strict=True):
         assert set(columns[start - 1 : end]) == {columns[start]}
+
+
+def test_a_paper_gets_its_figures_as_vectors_with_embedded_fonts_and_the_same_bytes_each_time(tmp_path: Path) -> None:
+    figure = plots.plot_training_curves(write_sweep(tmp_path / "demo", GRID, planted))
+    made = plots.pdf(figure)
+    assert made.startswith(b"%PDF-")
+    assert b"/FontFile2" in made  # TrueType
+    assert b"/Type3" not in made
+    assert made == plots.pdf(figure)
+
+
+def test_the_hashes_to_reproduce_are_those_of_the_files(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path / "demo", GRID, planted)
+    read.collect(folder)
+    generate_summary_report(folder)
+    for name in ("plan.json", "results.parquet"):
+        line = subprocess.run(["sha256sum", folder / name], capture_output=True, text=True, check=True).stdout
+        assert f"- {name}: sha256 {line.split()[0]}" in (folder / "report.md").read_text()
+
+
+def test_the_trainer_is_named_by_its_version_where_the_trials_ids_are_its_own(tiny_plan: Plan, tmp_path: Path) -> None:
+    tiny_plan.save(tmp_path / "plan.json")
+    told = dict(method.reproduce(compare_experiments(tmp_path)))
+    assert told["trainer"] == f"version {TRAINER_VERSION}"
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    plan["trials"][0]["config"]["a_field_of_old"] = 1
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    told = dict(method.reproduce(compare_experiments(tmp_path)))
+    assert told["trainer"].startswith("another version")
+
+
+def test_the_audits_stand_before_the_ranking(partial_sweep: Path) -> None:
+    generate_summary_report(partial_sweep)
+    markdown = (partial_sweep / "report.md").read_text()
+    budget = "budget: 20,000 non-embedding parameters ± 1.0%: kept by all 2 variants, the farthest is 0.00% off"
+    rates = "learning rate: the best one lies inside the rates that were tried for 2 of 2 variants"
+    assert 0 < markdown.find(budget) < markdown.find(rates) < markdown.find("## Ranking")
+
+
+def test_a_methods_section_says_what_was_trained_and_lists_what_it_cites(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path / "demo", GRID, planted)
+    generate_summary_report(folder)
+    markdown = (folder / "report.md").read_text()
+    assert "We compared 4 variants in num_layers, num_heads, trained as GPT-2 language models (Radford et al. 2019)" in markdown
+    assert "at 3 peak learning rates (0.001, 0.003, 0.01) and with 3 seeds each" in markdown
+    assert "- Radford, A., Wu, J., Child, R.," in markdown
+    assert "Akiba" not in markdown  # nothing was searched
+
+
+def test_a_work_is_listed_however_it_is_cited() -> None:
+    assert [entry[:5] for entry in paper.references(["by Holm (1979)", "as found before (Efron, 1987; Kaplan et al. 2020)"])] == [
+        "Efron", "Holm,", "Kapla",
+    ]  # fmt: skip
 
 
 def test_experiments_have_a_report_too(tmp_path: Path) -> None:

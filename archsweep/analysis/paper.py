@@ -1,0 +1,147 @@
+"""What a paper needs of a sweep: what was trained, in a paragraph, and the references of the methods that were used."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from archsweep.analysis.words import amount, plural, words
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import pandas as pd
+
+    from archsweep.analysis.compare import Comparison
+
+
+class Reference(NamedTuple):
+    """A work: how a text names it, as "Holm 1979", and its entry in a list of references."""
+
+    cited: str
+    entry: str
+
+
+REFERENCES = (
+    Reference(
+        "Akiba et al. 2019",
+        "Akiba, T., Sano, S., Yanase, T., Ohta, T., Koyama, M.: Optuna: a next-generation hyperparameter optimization framework. KDD 2019.",
+    ),
+    Reference(
+        "Bergstra et al. 2011",
+        "Bergstra, J., Bardenet, R., Bengio, Y., Kégl, B.: Algorithms for hyper-parameter optimization. NeurIPS 2011.",
+    ),
+    Reference("Bouthillier et al. 2021", "Bouthillier, X., et al.: Accounting for variance in machine learning benchmarks. MLSys 2021."),
+    Reference(
+        "Deb et al. 2002",
+        "Deb, K., Pratap, A., Agarwal, S., Meyarivan, T.: A fast and elitist multiobjective genetic algorithm: NSGA-II. IEEE "
+        "Transactions on Evolutionary Computation 6(2), 182-197, 2002.",
+    ),
+    Reference(
+        "Efron 1987",
+        "Efron, B.: Better bootstrap confidence intervals. Journal of the American Statistical Association 82(397), 171-185, 1987.",
+    ),
+    Reference(
+        "Friedman 1937",
+        "Friedman, M.: The use of ranks to avoid the assumption of normality implicit in the analysis of variance. Journal of "
+        "the American Statistical Association 32(200), 675-701, 1937.",
+    ),
+    Reference(
+        "Hoffmann et al. 2022",
+        "Hoffmann, J., et al.: Training compute-optimal large language models. NeurIPS 2022, arXiv:2203.15556.",
+    ),
+    Reference(
+        "Holm 1979",
+        "Holm, S.: A simple sequentially rejective multiple test procedure. Scandinavian Journal of Statistics 6(2), 65-70, 1979.",
+    ),
+    Reference("Kaplan et al. 2020", "Kaplan, J., et al.: Scaling laws for neural language models. arXiv:2001.08361, 2020."),
+    Reference("Li et al. 2020", "Li, L., et al.: A system for massively parallel hyperparameter tuning. MLSys 2020, arXiv:1810.05934."),
+    Reference(
+        "Liaw et al. 2018",
+        "Liaw, R., Liang, E., Nishihara, R., Moritz, P., Gonzalez, J. E., Stoica, I.: Tune: a research platform for distributed "
+        "model selection and training. arXiv:1807.05118, 2018.",
+    ),
+    Reference(
+        "Loshchilov and Hutter 2019",
+        "Loshchilov, I., Hutter, F.: Decoupled weight decay regularization. ICLR 2019, arXiv:1711.05101.",
+    ),
+    Reference(
+        "Radford et al. 2019",
+        "Radford, A., Wu, J., Child, R., Luan, D., Amodei, D., Sutskever, I.: Language models are unsupervised multitask "
+        "learners. OpenAI, 2019.",
+    ),
+    Reference(
+        "Schuirmann 1987",
+        "Schuirmann, D. J.: A comparison of the two one-sided tests procedure and the power approach for assessing the "
+        "equivalence of average bioavailability. Journal of Pharmacokinetics and Biopharmaceutics 15, 657-680, 1987.",
+    ),
+    Reference(
+        "Vargha and Delaney 2000",
+        "Vargha, A., Delaney, H. D.: A critique and improvement of the CL common language effect size statistics of McGraw and "
+        "Wong. Journal of Educational and Behavioral Statistics 25(2), 101-132, 2000.",
+    ),
+    Reference(
+        "Watanabe et al. 2023",
+        "Watanabe, S., Bansal, A., Hutter, F.: PED-ANOVA: efficiently quantifying hyperparameter importance in arbitrary "
+        "subspaces. IJCAI 2023, arXiv:2304.10255.",
+    ),
+)
+
+
+def setup(comparison: Comparison) -> str:
+    """What was trained, as a paper's methods section says it; each part only where the records have it."""
+    source = comparison.source
+    rows, folder = source.results, source.folder
+    counted = f"{plural(rows['variant'].nunique(), 'variant')} in {', '.join(source.compare)}"
+    parts = [
+        f"We compared {counted}, trained as {_family(rows)} with AdamW (Loshchilov and Hutter 2019), {_each(rows)}.",
+        _shared(comparison),
+        "Trials were scheduled by archsweep on Ray Tune (Liaw et al. 2018)." if folder else "",
+        _searched(comparison),
+    ]
+    return " ".join(part for part in parts if part)
+
+
+def references(paragraphs: Iterable[str]) -> list[str]:
+    """The entries of what the paragraphs cite, as "Holm 1979" or "Holm (1979)", in the list's order."""
+    text = re.sub(r"\((\d{4})\)", r"\1", " ".join(paragraphs)).replace(",", "")
+    return [reference.entry for reference in REFERENCES if reference.cited in text]
+
+
+def _family(rows: pd.DataFrame) -> str:
+    families = sorted(rows["family"].dropna().unique())
+    return "GPT-2 language models (Radford et al. 2019)" if families in ([], ["gpt2"]) else f"{' and '.join(families)} language models"
+
+
+def _each(rows: pd.DataFrame) -> str:
+    rates, seeds = sorted(rows["learning_rate"].dropna().unique()), rows["seed"].nunique()
+    tuned = f"at {plural(len(rates), 'peak learning rate')} ({', '.join(f'{rate:g}' for rate in rates)})" if rates else ""
+    return " and ".join(part for part in (tuned, f"with {plural(seeds, 'seed')} each") if part)
+
+
+def _shared(comparison: Comparison) -> str:
+    """The budget, the text and the batch, as far as all trials share them."""
+    rows, budgets = comparison.source.results, comparison.source.budgets
+    held = {name: rows[name].dropna().iloc[0] for name in _SHARED if rows[name].nunique() == 1 and rows[name].notna().all()}
+    kinds = {budget.kind for budget in budgets}
+    told = [f"{amount(budget.target)} {words(budget.kind)} (within {budget.tolerance:.1%})" for budget in budgets]
+    told += [f"{held[name]:,} {word}" for name, word in (("max_tokens", "training tokens"),) if name in held and "tokens" not in kinds]
+    told += [f"a context of {held['context_length']} tokens"] if "context_length" in held else []
+    told += [f"the text {held['dataset']}"] if "dataset" in held else []
+    return f"All shared {_enumerated(told)}." if told else ""
+
+
+_SHARED = ("max_tokens", "context_length", "dataset")
+
+
+def _searched(comparison: Comparison) -> str:
+    rule = comparison.source.search
+    if rule is None:
+        return ""
+    sampler = {"nsga2": " (Deb et al. 2002)", "tpe": " (Bergstra et al. 2011)"}.get(rule.sampler.lower(), "")
+    goals = " and ".join(words(name) for name in rule.objectives)
+    return f"The variants were chosen by the {rule.sampler} sampler{sampler} of Optuna (Akiba et al. 2019) to minimise {goals}."
+
+
+def _enumerated(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
