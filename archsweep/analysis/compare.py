@@ -145,6 +145,7 @@ def _plain_table(table: pd.DataFrame) -> str:
             "sd": [decimals(sd, sd) if pd.notna(sd) else "-" for sd in table["sd"]],
             "seeds": table["n"],
             "best LR": [f"{rate:g}" if pd.notna(rate) else "-" for rate in table["learning_rate"]],
+            **({"tuned": table["tuned"].fillna("-")} if table["tuned"].notna().any() else {}),
             "to the best": [difference(row).removesuffix(" nats/token") if pd.notna(row["difference"]) else "-" for row in rows],
             "Holm p": [p_value(p) for p in table["holm_p"]],
             "verdict": [verdict_text(row) for row in rows],

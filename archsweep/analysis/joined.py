@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from archsweep.analysis.words import words
 from archsweep.config import NOT_CONTENT, label
 from archsweep.errors import RecordError
 from archsweep.records.files import IDENTITY, load_plan
@@ -136,7 +137,8 @@ def _different_budgets(sources: Sequence[Source], tags: Sequence[str]) -> str:
     if all(set(source.budgets) == set(sources[0].budgets) for source in sources):
         return ""
     stated = [
-        f"{tag}: " + (" and ".join(f"{budget.target:,g} {budget.kind} ± {budget.tolerance:.1%}" for budget in source.budgets) or "none")
+        f"{tag}: "
+        + (" and ".join(f"{budget.target:,g} {words(budget.kind)} ± {budget.tolerance:.1%}" for budget in source.budgets) or "none")
         for source, tag in zip(sources, tags, strict=True)
     ]
     return (

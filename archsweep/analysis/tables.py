@@ -28,7 +28,7 @@ class Table:
 
 
 def ranking(comparison: Comparison) -> Table:
-    named = comparison.source.compare
+    named = (*comparison.source.compare, *(["tuned"] if comparison.table["tuned"].notna().any() else []))
     header = (
         *(words(name) for name in named),
         "val loss", "± sd", "seeds", "to the best", "95 % interval", "Holm p", "best against it",
