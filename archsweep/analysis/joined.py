@@ -87,7 +87,8 @@ def _values(source: Source, what: str) -> list[str]:
 
 
 def _variants(results: pd.DataFrame, compare: Sequence[str]) -> list[str]:
-    rows = results[[*compare, "tag"]].astype(object).to_dict("records")
+    named = results[[*compare, "tag"]]
+    rows = named.astype(object).where(named.notna(), None).to_dict("records")
     names = [label({name: row[name] for name in compare}) for row in rows]
     configs = results[_CONTENT].astype("string").fillna("").agg("\n".join, axis=1)
     kinds = configs.groupby(pd.Series(names)).transform("nunique")
