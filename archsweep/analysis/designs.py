@@ -12,8 +12,9 @@ from archsweep.analysis.factorial import Effects, effects
 from archsweep.analysis.illustrations import Illustration
 from archsweep.analysis.picks import Pick, picks
 from archsweep.analysis.scaling import DRAWS, Fit, Scaling, optima, scaling
-from archsweep.analysis.statistics import best_settings, fit_layout, losses_by_seed
+from archsweep.analysis.statistics import fit_layout
 from archsweep.analysis.tables import OBJECTIVES, Table
+from archsweep.analysis.tuning import best_settings, losses_by_seed
 from archsweep.analysis.words import MINUS, decimals, loss, number, p_value, plural, si, text, words
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter, FuncFormatter, NullLocator
 
 from archsweep.analysis.compare import Comparison, compare_experiments
-from archsweep.analysis.statistics import finished_loss, fit_layout, losses_by_seed
+from archsweep.analysis.statistics import fit_layout
+from archsweep.analysis.tuning import finished_loss, losses_by_seed
 from archsweep.analysis.verdicts import BEST, BETTER, BUDGET_MISMATCH, LR_CONFOUNDED, UNDECIDED
 from archsweep.analysis.words import loss, short, words
 from archsweep.atomic import write_atomically

@@ -11,7 +11,8 @@ import pytest
 from archsweep.analysis import scaling
 from archsweep.analysis.compare import compare_experiments
 from archsweep.analysis.scaling import Law, Points, compute_exponent, fit_law, optima
-from archsweep.analysis.statistics import best_settings, fit_layout, losses_by_seed
+from archsweep.analysis.statistics import fit_layout
+from archsweep.analysis.tuning import best_settings, losses_by_seed
 
 if TYPE_CHECKING:
     from archsweep.analysis.compare import Comparison
