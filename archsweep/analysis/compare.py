@@ -15,6 +15,7 @@ from archsweep.analysis.compute import KAPLAN, Exponent, compute_ratio
 from archsweep.analysis.equivalence import equivalence_p
 from archsweep.analysis.frames import Roles
 from archsweep.analysis.metric import LOSS, named
+from archsweep.analysis.scaling import compute_exponent
 from archsweep.analysis.sentence import search_sentence, sentence
 from archsweep.analysis.source import Given, Source, read_source
 from archsweep.analysis.statistics import ALL_PAIRS, REFERENCE, Family, Layout, all_against, all_pairs, fit_layout
@@ -74,7 +75,7 @@ def compare_experiments(
     mode: Literal["min", "max"] = "min",
     reference: str | None = None,
     margin: float | None = None,
-    exponent: Exponent = KAPLAN,
+    exponent: Exponent | None = None,
 ) -> Comparison:
     """Compare a sweep's folder, several that are joined, a list of ExperimentResults, a dataframe of results or Ray Tune's ResultGrid.
 
@@ -82,6 +83,7 @@ def compare_experiments(
     itself, `repeat` the one that pairs the repetitions (left out: "seed"), `metric` the one to compare ("val_loss"), with mode="max" where
     a large one is good. Tune's "config/" before a name may be left out. `reference` is the variant that all are tested against (left out:
     every pair is tested) and `margin` the part of the loss within which losses count as equal; a sweep's plan says both.
+    `exponent` turns a difference into a factor of compute; left out, it is that of the sweep's own scaling law, else Kaplan's.
     Into `output_dir` go comparison.txt and comparison.csv.
     """
     roles = Roles(compare, tune, repeat, metric, mode)
@@ -92,7 +94,7 @@ def compare_experiments(
     return comparison
 
 
-def _compare(source: Source, exponent: Exponent) -> Comparison:
+def _compare(source: Source, exponent: Exponent | None) -> Comparison:
     tried = settings(source.results)
     best = best_settings(tried)
     family = REFERENCE if source.reference else ALL_PAIRS
@@ -100,6 +102,7 @@ def _compare(source: Source, exponent: Exponent) -> Comparison:
     pairs = _pairs(source, layout)
     common_rate, at_common = at_common_rate(tried, best)
     table = pd.concat([_ranked(source, tried, best, at_common), _without_result(source, best)], ignore_index=True)
+    exponent = exponent or (_own_exponent(table) if source.metric == LOSS else None) or KAPLAN
     table = _tested(table, source, layout, pairs, exponent)
     table["verdict"] = verdicts(table, source.budgets, source.reference, source.margin)
     table["seeds_needed"] = seeds_to_find(table, layout, family, tuned=bool(choosing_seeds(source.results)) or _is_tuned(tried))
@@ -111,6 +114,11 @@ def _compare(source: Source, exponent: Exponent) -> Comparison:
     return Comparison(
         source.question, named(so_far + verdict, source), table, limits, pairs, tried, source, family, exponent, at_once, common_rate
     )
+
+
+def _own_exponent(table: pd.DataFrame) -> Exponent | None:
+    alpha = compute_exponent(table)
+    return Exponent(alpha, "the sweep's own scaling law") if alpha else None
 
 
 def _is_tuned(tried: pd.DataFrame) -> bool:
