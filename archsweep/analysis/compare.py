@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
@@ -13,11 +13,15 @@ from archsweep.analysis.caveats import caveats
 from archsweep.analysis.checks import Omnibus, by_seed, omnibus
 from archsweep.analysis.compute import KAPLAN, Exponent, compute_ratio
 from archsweep.analysis.equivalence import equivalence_p
+from archsweep.analysis.frames import Roles
+from archsweep.analysis.metric import LOSS, named
+from archsweep.analysis.scaling import compute_exponent
 from archsweep.analysis.sentence import search_sentence, sentence
 from archsweep.analysis.source import Given, Source, read_source
 from archsweep.analysis.statistics import ALL_PAIRS, REFERENCE, Family, Layout, all_against, all_pairs, fit_layout
 from archsweep.analysis.tuning import (
     at_common_rate,
+    at_settings,
     best_settings,
     choosing_seeds,
     learning_rate_audit,
@@ -56,7 +60,8 @@ class Comparison:
 
     def __str__(self) -> str:
         parts = [self.question, self.verdict, _plain_table(self.table), *(f"- {caveat}" for caveat in self.caveats)]
-        return "\n\n".join(part for part in parts[:3] if part) + "".join(f"\n{part}" for part in ["", *parts[3:]] if self.caveats)
+        text = "\n\n".join(part for part in parts[:3] if part) + "".join(f"\n{part}" for part in ["", *parts[3:]] if self.caveats)
+        return named(text, self.source)
 
 
 def compare_experiments(
@@ -64,23 +69,32 @@ def compare_experiments(
     output_dir: str | Path | None = None,
     *,
     compare: Sequence[str] | None = None,
+    tune: Sequence[str] | None = None,
+    repeat: str | None = None,
+    metric: str | None = None,
+    mode: Literal["min", "max"] = "min",
     reference: str | None = None,
     margin: float | None = None,
-    exponent: Exponent = KAPLAN,
+    exponent: Exponent | None = None,
 ) -> Comparison:
-    """Compare a sweep's folder, a results dataframe or a list of ExperimentResults; into `output_dir`: comparison.txt and comparison.csv.
+    """Compare a sweep's folder, several that are joined, a list of ExperimentResults, a dataframe of results or Ray Tune's ResultGrid.
 
-    For a dataframe `compare` names the columns that make a variant (left out: "variant"), `reference` the variant that all are tested
-    against (left out: every pair is) and `margin` the part of the loss within which losses count as equal; a sweep's plan says all this.
+    For the last two, `compare` names the columns that make a variant (left out: "variant"), `tune` those that each variant may choose for
+    itself, `repeat` the one that pairs the repetitions (left out: "seed"), `metric` the one to compare ("val_loss"), with mode="max" where
+    a large one is good. Tune's "config/" before a name may be left out. `reference` is the variant that all are tested against (left out:
+    every pair is tested) and `margin` the part of the loss within which losses count as equal; a sweep's plan says both.
+    `exponent` turns a difference into a factor of compute; left out, it is that of the sweep's own scaling law, else Kaplan's.
+    Into `output_dir` go comparison.txt and comparison.csv.
     """
-    comparison = source if isinstance(source, Comparison) else _compare(read_source(source, compare, reference, margin), exponent)
+    roles = Roles(compare, tune, repeat, metric, mode)
+    comparison = source if isinstance(source, Comparison) else _compare(read_source(source, roles, reference, margin), exponent)
     if output_dir is not None:
         write_atomically(Path(output_dir) / "comparison.txt", f"{comparison}\n")
-        write_atomically(Path(output_dir) / "comparison.csv", _safe_cells(comparison.table).to_csv(index=False))
+        write_atomically(Path(output_dir) / "comparison.csv", safe_cells(comparison.table).to_csv(index=False))
     return comparison
 
 
-def _compare(source: Source, exponent: Exponent) -> Comparison:
+def _compare(source: Source, exponent: Exponent | None) -> Comparison:
     tried = settings(source.results)
     best = best_settings(tried)
     family = REFERENCE if source.reference else ALL_PAIRS
@@ -88,15 +102,23 @@ def _compare(source: Source, exponent: Exponent) -> Comparison:
     pairs = _pairs(source, layout)
     common_rate, at_common = at_common_rate(tried, best)
     table = pd.concat([_ranked(source, tried, best, at_common), _without_result(source, best)], ignore_index=True)
+    exponent = exponent or (_own_exponent(table) if source.metric == LOSS else None) or KAPLAN
     table = _tested(table, source, layout, pairs, exponent)
     table["verdict"] = verdicts(table, source.budgets, source.reference, source.margin)
     table["seeds_needed"] = seeds_to_find(table, layout, family, tuned=bool(choosing_seeds(source.results)) or _is_tuned(tried))
     table["detectable"] = detectable(table, layout, family)
     so_far = "So far: " if (source.results["status"] == "unfinished").any() else ""
     verdict = search_sentence(source.search, table) if source.search else sentence(table, source, exponent)
-    limits = caveats(source, tried, table, layout, family)
+    limits = tuple(named(caveat, source) for caveat in caveats(source, tried, table, layout, family))
     at_once = omnibus(layout) if layout else Omnibus(float("nan"), float("nan"))
-    return Comparison(source.question, so_far + verdict, table, limits, pairs, tried, source, family, exponent, at_once, common_rate)
+    return Comparison(
+        source.question, named(so_far + verdict, source), table, limits, pairs, tried, source, family, exponent, at_once, common_rate
+    )
+
+
+def _own_exponent(table: pd.DataFrame) -> Exponent | None:
+    alpha = compute_exponent(table)
+    return Exponent(alpha, "the sweep's own scaling law") if alpha else None
 
 
 def _is_tuned(tried: pd.DataFrame) -> bool:
@@ -111,7 +133,7 @@ def _pairs(source: Source, layout: Layout | None) -> pd.DataFrame:
     if layout is None or (source.reference and source.reference not in layout.means.index):
         return pd.DataFrame(columns=[*_TESTS, "first", "second", "degrees", "p"])
     pairs = all_against(layout, source.reference) if source.reference else all_pairs(layout)
-    margin = source.margin * layout.means.loc[pairs["first"]].to_numpy(dtype=float)
+    margin = source.margin * layout.means.loc[pairs["first"]].abs().to_numpy(dtype=float)
     return pairs.assign(equivalence_p=equivalence_p(pairs, margin))
 
 
@@ -125,7 +147,8 @@ def _tested(table: pd.DataFrame, source: Source, layout: Layout | None, pairs: p
     tests = against.set_index("second")[_TESTS].astype(float)
     if layout is not None and standard in layout.means.index:
         tests = tests.join(by_seed(layout, standard), how="outer")
-    return table.join(tests, on="variant").assign(compute_ratio=compute_ratio(table["mean"], table["variant"] == standard, exponent))
+    ratio = compute_ratio(table["mean"], table["variant"] == standard, exponent)
+    return table.join(tests, on="variant").assign(compute_ratio=ratio if source.metric == LOSS else np.nan)  # a law of losses alone
 
 
 # --------------------------------------------------------------------------------------------------------------------- the table
@@ -144,6 +167,7 @@ def _ranked(source: Source, tried: pd.DataFrame, best: pd.DataFrame, at_common: 
             "n": best["finished"],
             "learning_rate": best["learning_rate"],
             "weight_decay": best["weight_decay"],
+            "tuned": best["tuned"],
             "learning_rate_edge": audit["edge"],
             "learning_rate_to_add": audit["add"],
             "at_common_rate": at_common.to_numpy(dtype=float),
@@ -154,9 +178,9 @@ def _ranked(source: Source, tried: pd.DataFrame, best: pd.DataFrame, at_common: 
 
 
 def _loss_before_training(source: Source) -> float:
-    """Of a uniform guess among the tokens; NaN where the vocabulary is not known."""
-    sizes = source.results["vocab_size"].dropna()
-    return float(np.log(sizes.max())) if len(sizes) else float("nan")
+    """Of a uniform guess among the tokens; NaN where the vocabulary is not known, and of another metric."""
+    sizes = source.results["vocab_size"].dropna() if source.metric == LOSS else ()
+    return float(np.log(max(sizes))) if len(sizes) else float("nan")
 
 
 _SIZES = ("parameters", "non_embedding_parameters", "kaplan_parameters")
@@ -166,7 +190,7 @@ _COST_COLUMNS = (*_SIZES, "tokens", "flops", "tokens_per_second")
 def _facts(source: Source, best: pd.DataFrame) -> pd.DataFrame:
     """The compared values and the costs of each row of `best`; costs are means over its seeds."""
     compared = [name for name in source.compare if name != "variant"]
-    at_best = source.results.merge(best[["variant", "learning_rate", "weight_decay"]], on=["variant", "learning_rate", "weight_decay"])
+    at_best = at_settings(source.results, best)
     groups = at_best.groupby("variant", sort=False)
     facts = groups[compared].first() if compared else pd.DataFrame(index=best["variant"])
     costs = groups[list(_COST_COLUMNS)].mean()
@@ -193,6 +217,7 @@ def _plain_table(table: pd.DataFrame) -> str:
             "sd": [decimals(sd, sd) if pd.notna(sd) else "-" for sd in table["sd"]],
             "seeds": table["n"],
             "best LR": [f"{rate:g}" if pd.notna(rate) else "-" for rate in table["learning_rate"]],
+            **({"tuned": table["tuned"].fillna("-")} if table["tuned"].notna().any() else {}),
             "to the reference" if REFERENCE_ITSELF in set(table["verdict"]) else "to the best": [
                 difference(row).removesuffix(" nats/token") if pd.notna(row["difference"]) else "-" for row in rows
             ],
@@ -203,8 +228,11 @@ def _plain_table(table: pd.DataFrame) -> str:
     return str(shown.to_string(index=False))
 
 
-def _safe_cells(table: pd.DataFrame) -> pd.DataFrame:
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet takes for one
+
+
+def safe_cells(table: pd.DataFrame) -> pd.DataFrame:
     """Texts that a spreadsheet would run as a formula, quoted."""
     texts = table.select_dtypes(include=["string", "str", "object"]).columns
-    quoted = {name: [f"'{cell}" if isinstance(cell, str) and cell[:1] in "=+-@" else cell for cell in table[name]] for name in texts}
+    quoted = {name: [f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell for cell in table[name]] for name in texts}
     return table.assign(**quoted)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from archsweep.analysis.tuning import SETTING
+from archsweep.analysis.tuning import at_settings
 
 if TYPE_CHECKING:
     from archsweep.analysis.statistics import Array
@@ -36,7 +36,7 @@ def moving(curves: pd.DataFrame, best: pd.DataFrame, leader: str) -> tuple[list[
 
 def _mean_curves(curves: pd.DataFrame, best: pd.DataFrame) -> pd.DataFrame:
     """Mean val_loss over seeds at each variant's best setting: variants as rows, the part of the training that was done as columns."""
-    rows = curves[[*SETTING, "seed", "tokens", "val_loss"]].merge(best[SETTING], on=SETTING).dropna(subset=["tokens", "val_loss"])
+    rows = at_settings(curves, best)[["variant", "seed", "tokens", "val_loss"]].dropna(subset=["tokens", "val_loss"])
     if rows.empty:
         return pd.DataFrame(index=pd.Index([], dtype=object))
     done = (rows["tokens"] / rows.groupby("variant")["tokens"].transform("max")).astype(float).round(2)

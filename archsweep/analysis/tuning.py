@@ -9,7 +9,7 @@ import pandas as pd
 
 from archsweep.errors import RecordError
 
-SETTING = ["variant", "learning_rate", "weight_decay"]
+SETTING = ["variant", "learning_rate", "weight_decay", "tuned"]  # `tuned`: further settings in words, of results that are not a sweep's
 
 # From so many seeds on, some only choose the setting and the others are tested. Six are left at the least, the fewest whose signs can be
 # flipped to a p below .05. With fewer seeds a choice by one or two of them costs more than it mends (benchmarks/RESULTS.md, verdicts).
@@ -33,7 +33,7 @@ def choosing_seeds(results: pd.DataFrame) -> frozenset[int]:
         return frozenset()
     variants = results.groupby("variant", sort=False)
     are_shared = bool((variants["seed"].nunique() == len(seeds)).all())
-    are_tuned = bool((results.drop_duplicates(SETTING).groupby("variant").size() > 1).any())
+    are_tuned = bool((_with_tuned(results).drop_duplicates(SETTING).groupby("variant").size() > 1).any())
     return frozenset(int(seed) for seed in seeds[:count]) if are_shared and are_tuned else frozenset()
 
 
@@ -43,7 +43,7 @@ def settings(results: pd.DataFrame) -> pd.DataFrame:
     A setting counts (`complete`) where every planned seed finished with a finite loss: dropping the seeds that diverged would
     reward a setting for being unstable. It `ended` where every seed finished, diverged or was given up, which also says something about it.
     """
-    rows = results[[*SETTING, "seed", "status"]].copy()
+    rows = _with_tuned(results)[[*SETTING, "seed", "status"]].copy()
     rows["loss"] = finished_loss(results)
     if (twice := rows.duplicated([*SETTING, "seed"])).any():
         row = rows[twice].iloc[0]
@@ -58,6 +58,15 @@ def settings(results: pd.DataFrame) -> pd.DataFrame:
     )  # fmt: skip
     table["complete"] = table["planned"] == table["known"]
     return table.reset_index()
+
+
+def _with_tuned(results: pd.DataFrame) -> pd.DataFrame:
+    return results if "tuned" in results else results.assign(tuned=pd.array([None] * len(results), dtype="string"))
+
+
+def at_settings(results: pd.DataFrame, best: pd.DataFrame) -> pd.DataFrame:
+    """The rows of each variant's setting in `best`."""
+    return _with_tuned(results).merge(best[SETTING], on=SETTING)
 
 
 def finished_loss(results: pd.DataFrame) -> pd.Series:
@@ -76,7 +85,7 @@ def best_settings(table: pd.DataFrame) -> pd.DataFrame:
 def losses_by_seed(results: pd.DataFrame, best: pd.DataFrame) -> pd.DataFrame:
     """val_loss at each variant's best setting: variants as rows, in the order of `best`, the tested seeds as columns."""
     tested = results[~results["seed"].isin(choosing_seeds(results))]
-    at_best = tested.assign(val_loss=finished_loss(tested)).merge(best[SETTING], on=SETTING)
+    at_best = at_settings(tested.assign(val_loss=finished_loss(tested)), best)
     return at_best.pivot(index="variant", columns="seed", values="val_loss").reindex(best["variant"]).astype(float)
 
 
@@ -86,12 +95,12 @@ def learning_rate_audit(table: pd.DataFrame, best: pd.DataFrame) -> pd.DataFrame
     The grid is what the variant tried to the end at its best weight decay: a rate that diverged bounds the best one from
     above, a rate that failed or is unfinished says nothing. `add` is the rate to add beyond the edge, at the grid's own spacing.
     """
-    tried: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)  # of each variant, learning rates with their weight decays
+    tried: defaultdict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)  # of each variant: rates with weight decays
     ended = table[table["ended"]].dropna(subset=["learning_rate"])
     pairs = (ended[name].to_numpy(dtype=float, na_value=np.nan).tolist() for name in ("learning_rate", "weight_decay"))
-    for variant, *setting in zip(ended["variant"], *pairs, strict=True):
-        tried[variant].append((setting[0], setting[1]))
-    rows = [_audit(row, tried[row.variant]) for row in best.itertuples()]
+    for variant, tuned, *setting in zip(ended["variant"], ended["tuned"].fillna(""), *pairs, strict=True):
+        tried[variant, tuned].append((setting[0], setting[1]))
+    rows = [_audit(row, tried[row.variant, tuned]) for row, tuned in zip(best.itertuples(), best["tuned"].fillna(""), strict=True)]
     return pd.DataFrame(rows, columns=["variant", "edge", "add"], index=best.index)
 
 

@@ -49,12 +49,13 @@ def _verdict(row: pd.Series, standard: pd.Series | None, budgets: Sequence[Budge
         return NO_REFERENCE
     if row["variant"] == standard["variant"]:
         return REFERENCE_ITSELF if is_reference else BEST
-    if any(off_budget(row, budget) or off_budget(standard, budget) for budget in budgets):
+    shared = [budget for budget in budgets if budget.concerns(row["variant"], standard["variant"])]
+    if any(off_budget(row, budget) or off_budget(standard, budget) for budget in shared):
         return BUDGET_MISMATCH
     if at_edge(row) or at_edge(standard):
         return LR_CONFOUNDED
     if row["holm_p"] < ALPHA:
-        is_small = abs(row["difference"]) < margin * standard["mean"]
+        is_small = abs(row["difference"]) < margin * abs(standard["mean"])
         if is_reference and row["difference"] > 0:
             return WORSE_BUT_SMALL if is_small else WORSE
         return BETTER_BUT_SMALL if is_small else BETTER
