@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from archsweep.analysis import plots
-from archsweep.analysis.costs import costs, front, is_wide, known
+from archsweep.analysis.costs import MOST_BARS, costs, front, is_wide, known
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,8 +28,8 @@ def training_curves(comparison: Comparison) -> Drawing | None:
     if curves.empty:
         return None
     x = "tokens" if curves["tokens"].notna().all() else "evaluation"
-    names = [name for name in comparison.table["variant"] if name in set(curves["variant"])][: plots.MOST_VARIANTS]
-    groups = {name: rows for name, rows in curves.groupby("variant") if name in set(names)}
+    groups = dict(list(curves.groupby("variant")))
+    names = [name for name in comparison.table["variant"] if name in groups][: plots.MOST_VARIANTS]
     return {
         "kind": "curves",
         "x": "training tokens" if x == "tokens" else "evaluation",
@@ -60,6 +60,7 @@ def loss_against_cost(comparison: Comparison) -> Drawing | None:
         "y": "validation loss (nats/token)",
         "names": found["variant"].tolist(),
         "loss": _numbers(found["mean"]),
+        "bars": len(found) <= MOST_BARS,
         "half": _numbers(found["half_width"]) if "half_width" in found else [None] * len(found),
         "costs": [
             {
