@@ -25,7 +25,7 @@ def must_be_writable(folder: Path, way_out: str) -> Iterator[None]:
         raise MachineError(f"{folder} must be writable: {error}. {way_out}") from error
 
 
-def write_atomically(path: str | Path, content: str | bytes) -> Path:
+def write_atomically(path: str | Path, content: str | bytes | memoryview) -> Path:
     """Write `content` (text as UTF-8) beside `path`, then put it in place in one step; makes the folder; returns the path."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from archsweep.analysis.compare import Comparison
     from archsweep.pipeline import Leavings, Ledger, Machine, Question
     from archsweep.planning.forecast import Forecast
     from archsweep.planning.plan import Plan
@@ -153,18 +154,52 @@ def report(sweep: Sweep, *, results: Results = Path("results")) -> int:
 
 
 @app.command
-def export(
-    sweep: Sweep,
-    variant: Annotated[str, Parameter(help="the variant as the report names it, in quotes: 'num_layers=2 num_heads=4'")],
-    *,
-    to: Annotated[Path | None, Parameter(help="the new folder [default: ./SWEEP-VARIANT]")] = None,
+def compare(
+    *sweeps: Annotated[str, Parameter(help="the sweeps' names, or their folders: two or more")],
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"], help="the report's folder [default: summary in --results]")] = None,
     results: Results = Path("results"),
 ) -> int:
-    """Write a variant's best model as a Hugging Face folder: config, safetensors, tokenizer."""
+    """Answer what several sweeps of one corpus, tokenizer and evaluation say together, whether they have ended or not."""
+    from archsweep import pipeline
+
+    if len(sweeps) < 2:
+        raise SpaceError(f"compare joins two sweeps or more, got {len(sweeps)}. The report of one is python -m archsweep report SWEEP.")
+    comparison, page = pipeline.compare([_sweep_at(sweep, results) for sweep in sweeps], output or results / "summary")
+    _print_comparison(comparison, page, _console())
+    return 0
+
+
+@app.command
+def export(
+    sweep: Sweep,
+    variant: Annotated[str | None, Parameter(help="the variant as the report names it, in quotes: 'num_layers=2 num_heads=4'")] = None,
+    *,
+    form: Annotated[Literal["csv", "parquet", "latex", "markdown"] | None, Parameter(name="--format", help="of a table")] = None,
+    table: Annotated[Literal["ranking", "results", "curves", "pairs"], Parameter(help="which one goes with --format")] = "ranking",
+    to: Annotated[
+        Path | None, Parameter(help="the model's new folder, or the table's file [default: ./SWEEP-VARIANT, ./SWEEP-TABLE]")
+    ] = None,
+    results: Results = Path("results"),
+) -> int:
+    """Write a variant's best model as a Hugging Face folder: config, safetensors, tokenizer. Or, with --format, one of the tables."""
     from archsweep import pipeline
 
     folder = _sweep_at(sweep, results)
-    _say(f"model: {pipeline.export(folder, variant, to or Path('-'.join([folder.name, *variant.split()])))}")
+    if (variant is None) == (form is None):
+        raise SpaceError("export takes a variant, to write its model, or --format, to write a table: one of the two.")
+    if variant is not None:
+        _say(f"model: {pipeline.export(folder, variant, to or Path('-'.join([folder.name, *variant.split()])))}")
+    elif form is not None:
+        _say(f"table: {pipeline.export_table(folder, table, form, to)}")
+    return 0
+
+
+@app.command
+def columns() -> int:
+    """Print, as Markdown, what every column of a sweep's results and curves says; docs/columns.md is made by it."""
+    from archsweep.records.describe import describe
+
+    _say(describe(), end="")
     return 0
 
 
@@ -379,7 +414,10 @@ def _print_plan(planned: Plan, forecast: Forecast, console: Console, json: bool)
 def _print_answer(folder: Path, console: Console) -> None:
     from archsweep import pipeline
 
-    comparison, page = pipeline.report(folder)
+    _print_comparison(*pipeline.report(folder), console)
+
+
+def _print_comparison(comparison: Comparison, page: Path, console: Console) -> None:
     console.print(str(comparison), highlight=False, markup=False)
     console.print(f"\nreport: {page}", highlight=False, markup=False)
 
@@ -398,8 +436,8 @@ def _console(width: int | None = None) -> Console:
     return Console(soft_wrap=True, width=width)
 
 
-def _say(line: str, file: TextIO | None = None) -> None:
-    print(line, file=file, flush=True)
+def _say(line: str, file: TextIO | None = None, end: str = "\n") -> None:
+    print(line, file=file, end=end, flush=True)
 
 
 def main(words: Sequence[str] | None = None) -> None:

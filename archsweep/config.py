@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 # Part of every trial's identity. Raise it when a change alters what a config trains to: recorded trials are then trained again.
-TRAINER_VERSION = 2
+TRAINER_VERSION = 3
+
+# An evaluation before the last reads one of so many parts of the evaluation tokens: it draws a curve, the last one decides.
+EARLIER_PARTS = 4
 
 FUNCTION_PATTERN = r"[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*"
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
@@ -228,6 +231,10 @@ class ExperimentConfig(BaseModel):
     def tokens_per_step(self) -> int:
         """Tokens of one optimizer step."""
         return self.batch_size * self.gradient_accumulation_steps * self.context_length
+
+    def tokens_evaluated(self, evaluations: int) -> int:
+        """Tokens that so many evaluations of one replica read: the last one all, those before it one of EARLIER_PARTS parts."""
+        return self.eval_tokens + (evaluations - 1) * (self.eval_tokens // EARLIER_PARTS)
 
     @property
     def replica(self) -> Replica:

@@ -8,10 +8,11 @@ import shutil
 from collections import defaultdict
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from archsweep import device
-from archsweep.atomic import OTHER_RESULTS, must_be_writable
+from archsweep.atomic import OTHER_RESULTS, must_be_writable, write_atomically
 from archsweep.config import FAMILIES, NAME_PATTERN, label
 from archsweep.errors import ConfigError, RecordError, SpaceError, nearest
 from archsweep.planning import find, throughput
@@ -27,12 +28,12 @@ from archsweep.training.corpus import default_cache_dir, identify, train_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     import pandas as pd
     from rich.console import Console
 
     from archsweep.analysis.compare import Comparison
+    from archsweep.analysis.export import Format, Which
     from archsweep.config import ExperimentConfig, Replica
     from archsweep.planning.length import Speed
     from archsweep.planning.plan import Trial
@@ -351,6 +352,30 @@ def report(folder: Path) -> tuple[Comparison, Path]:
     comparison = compare_experiments(folder)
     with must_be_writable(folder, OTHER_RESULTS):
         return comparison, generate_summary_report(comparison)
+
+
+def compare(folders: Sequence[Path], target: Path) -> tuple[Comparison, Path]:
+    """The answer of several sweeps together, in whatever state they are: the comparison, and the path of its report in `target`.
+
+    Raises RecordError where their losses are not comparable.
+    """
+    from archsweep.analysis.compare import compare_experiments
+    from archsweep.analysis.report import generate_summary_report
+
+    comparison = compare_experiments(folders)
+    with must_be_writable(target, "Give another folder with -o."):
+        return comparison, generate_summary_report(comparison, target)
+
+
+def export_table(folder: Path, which: Which, form: Format, target: Path | None = None) -> Path:
+    """Write one of a sweep's tables to the file `target` (./SWEEP-TABLE.ENDING), in place of what was there; returns its path."""
+    from archsweep.analysis.compare import compare_experiments
+    from archsweep.analysis.export import ENDINGS, export_table
+
+    content = export_table(compare_experiments(folder), which, form)
+    target = target or Path(f"{folder.name}-{which}.{ENDINGS[form]}")
+    with must_be_writable(target, "Give another file with --to."):
+        return write_atomically(target, content)
 
 
 def export(folder: Path, variant: str, target: Path) -> Path:

@@ -22,6 +22,7 @@ def caveats(source: Source, tried: pd.DataFrame, table: pd.DataFrame, layout: La
     ranked = table[table["mean"].notna()]
     found = [
         _partial(source),
+        *source.notes,
         *_incomplete(source),
         _pruned(source),
         _edges(ranked),
@@ -113,7 +114,7 @@ def _budget(source: Source, ranked: pd.DataFrame) -> str:
 
 
 def _off(ranked: pd.DataFrame, budget: BudgetRule) -> str:
-    off = ranked[[off_budget(row, budget) for _, row in ranked.iterrows()]]
+    off = ranked[[budget.concerns(row["variant"]) and off_budget(row, budget) for _, row in ranked.iterrows()]]
     names = ", ".join(f"{row['variant']} ({amount(row[budget.kind])})" for _, row in off.iterrows())
     return f"Off the budget of {amount(budget.target)} {words(budget.kind)} ± {budget.tolerance:.1%}: {names}." if len(off) else ""
 

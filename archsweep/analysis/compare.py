@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 
 from archsweep.analysis.caveats import caveats
+from archsweep.analysis.frames import Roles
+from archsweep.analysis.metric import named
 from archsweep.analysis.sentence import search_sentence, sentence
 from archsweep.analysis.source import Given, Source, read_source
-from archsweep.analysis.statistics import all_pairs, best_settings, fit_layout, learning_rate_audit, losses_by_seed, settings
+from archsweep.analysis.statistics import all_pairs, at_settings, best_settings, fit_layout, learning_rate_audit, losses_by_seed, settings
 from archsweep.analysis.verdicts import seeds_to_find, verdicts, worst_status
 from archsweep.analysis.words import decimals, difference, loss, p_value, verdict_text
 from archsweep.atomic import write_atomically
@@ -38,20 +40,30 @@ class Comparison:
 
     def __str__(self) -> str:
         parts = [self.question, self.verdict, _plain_table(self.table), *(f"- {caveat}" for caveat in self.caveats)]
-        return "\n\n".join(part for part in parts[:3] if part) + "".join(f"\n{part}" for part in ["", *parts[3:]] if self.caveats)
+        text = "\n\n".join(part for part in parts[:3] if part) + "".join(f"\n{part}" for part in ["", *parts[3:]] if self.caveats)
+        return named(text, self.source)
 
 
 def compare_experiments(
-    source: Given | Comparison, output_dir: str | Path | None = None, *, compare: Sequence[str] | None = None
+    source: Given | Comparison,
+    output_dir: str | Path | None = None,
+    *,
+    compare: Sequence[str] | None = None,
+    tune: Sequence[str] | None = None,
+    repeat: str | None = None,
+    metric: str | None = None,
+    mode: Literal["min", "max"] = "min",
 ) -> Comparison:
-    """Compare a sweep's folder, a results dataframe or a list of ExperimentResults; into `output_dir`: comparison.txt and comparison.csv.
+    """Compare a sweep's folder, several that are joined, a list of ExperimentResults, a dataframe of results or Ray Tune's ResultGrid.
 
-    For a dataframe `compare` names the columns that make a variant (left out: "variant"); a sweep's plan says it itself.
+    For the last two, `compare` names the columns that make a variant (left out: "variant"), `tune` those that each variant may choose for
+    itself, `repeat` the one that pairs the repetitions (left out: "seed"), `metric` the one to compare ("val_loss"), with mode="max" where
+    a large one is good. Tune's "config/" before a name may be left out. Into `output_dir` go comparison.txt and comparison.csv.
     """
-    comparison = source if isinstance(source, Comparison) else _compare(read_source(source, compare))
+    comparison = source if isinstance(source, Comparison) else _compare(read_source(source, Roles(compare, tune, repeat, metric, mode)))
     if output_dir is not None:
         write_atomically(Path(output_dir) / "comparison.txt", f"{comparison}\n")
-        write_atomically(Path(output_dir) / "comparison.csv", _safe_cells(comparison.table).to_csv(index=False))
+        write_atomically(Path(output_dir) / "comparison.csv", safe_cells(comparison.table).to_csv(index=False))
     return comparison
 
 
@@ -65,7 +77,8 @@ def _compare(source: Source) -> Comparison:
     table["seeds_needed"] = seeds_to_find(table, layout)
     so_far = "So far: " if (source.results["status"] == "unfinished").any() else ""
     verdict = search_sentence(source.search, table) if source.search else sentence(table)
-    return Comparison(source.question, so_far + verdict, table, caveats(source, tried, table, layout), pairs, tried, source)
+    limits = tuple(named(caveat, source) for caveat in caveats(source, tried, table, layout))
+    return Comparison(source.question, named(so_far + verdict, source), table, limits, pairs, tried, source)
 
 
 # --------------------------------------------------------------------------------------------------------------------- the table
@@ -85,6 +98,7 @@ def _ranked(source: Source, tried: pd.DataFrame, best: pd.DataFrame, pairs: pd.D
             "n": best["finished"],
             "learning_rate": best["learning_rate"],
             "weight_decay": best["weight_decay"],
+            "tuned": best["tuned"],
             "learning_rate_edge": audit["edge"],
             "learning_rate_to_add": audit["add"],
             **{name: facts[name] for name in (*_COST_COLUMNS, "train_seconds")},
@@ -104,7 +118,7 @@ _COST_COLUMNS = (*_SIZES, "tokens", "flops", "tokens_per_second")
 def _facts(source: Source, best: pd.DataFrame) -> pd.DataFrame:
     """The compared values and the costs of each row of `best`; costs are means over its seeds."""
     compared = [name for name in source.compare if name != "variant"]
-    at_best = source.results.merge(best[["variant", "learning_rate", "weight_decay"]], on=["variant", "learning_rate", "weight_decay"])
+    at_best = at_settings(source.results, best)
     groups = at_best.groupby("variant", sort=False)
     facts = groups[compared].first() if compared else pd.DataFrame(index=best["variant"])
     costs = groups[list(_COST_COLUMNS)].mean()
@@ -139,8 +153,11 @@ def _plain_table(table: pd.DataFrame) -> str:
     return str(shown.to_string(index=False))
 
 
-def _safe_cells(table: pd.DataFrame) -> pd.DataFrame:
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet takes for one
+
+
+def safe_cells(table: pd.DataFrame) -> pd.DataFrame:
     """Texts that a spreadsheet would run as a formula, quoted."""
     texts = table.select_dtypes(include=["string", "str", "object"]).columns
-    quoted = {name: [f"'{cell}" if isinstance(cell, str) and cell[:1] in "=+-@" else cell for cell in table[name]] for name in texts}
+    quoted = {name: [f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell for cell in table[name]] for name in texts}
     return table.assign(**quoted)

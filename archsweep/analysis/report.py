@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import jinja2
 from markupsafe import Markup
@@ -13,51 +13,64 @@ from archsweep.analysis import method, page, paper, search, tables
 from archsweep.analysis.audits import audits
 from archsweep.analysis.compare import Comparison, compare_experiments
 from archsweep.analysis.illustrations import illustrations, search_illustrations
+from archsweep.analysis.metric import named, rename_axes, renamed
 from archsweep.analysis.verdicts import BETTER, UNDECIDED
-from archsweep.analysis.words import Number, amount, plural, tag, words
+from archsweep.analysis.words import Number, amount, plural, tag, variants_text, words
 from archsweep.atomic import write_atomically
 
 if TYPE_CHECKING:
-    from archsweep.analysis.source import Given
+    from collections.abc import Callable
+
+    from archsweep.analysis.frames import RoleNames
+    from archsweep.analysis.source import Given, Source
 
 REPORT_HTML, REPORT_MARKDOWN = "report.html", "report.md"
 
 
-def generate_summary_report(source: Given | Comparison, output_dir: str | Path | None = None) -> Path:
+def generate_summary_report(source: Given | Comparison, output_dir: str | Path | None = None, **roles: Unpack[RoleNames]) -> Path:
     """Write report.html, report.md and figures/*.{png,pdf} into `output_dir`; returns the path of report.html.
 
-    Left out, `output_dir` is the sweep's own folder, or results/summary for results that have none.
+    Left out, `output_dir` is the sweep's own folder, or results/summary for results that have none. The `roles` of a dataframe's columns
+    are named as for compare_experiments: compare=, tune=, repeat=, metric=, mode=.
     """
-    comparison = compare_experiments(source)
+    comparison = compare_experiments(source, **roles)
     folder = Path(output_dir) if output_dir is not None else comparison.source.folder or Path("results") / "summary"
     content = _content(comparison)
     for illustration in content["figures"]:
+        rename_axes(illustration.figure, comparison.source)
         for path, data in illustration.files.items():
             write_atomically(folder / path, data)
-    write_atomically(folder / REPORT_MARKDOWN, _environment(html=False).get_template("report.md.j2").render(content))
-    return write_atomically(folder / REPORT_HTML, _environment(html=True).get_template("report.html.j2").render(content))
+    markdown, html = (_environment(comparison.source, html=html) for html in (False, True))
+    write_atomically(folder / REPORT_MARKDOWN, markdown.get_template("report.md.j2").render(content))
+    return write_atomically(folder / REPORT_HTML, html.get_template("report.html.j2").render(content))
 
 
-def _environment(html: bool) -> jinja2.Environment:
-    """Every expression of a template is escaped for its format, by default and without exception."""
+def _environment(source: Source, html: bool) -> jinja2.Environment:
+    """Every expression of a template names the metric and is escaped for its format, by default and without exception."""
+
+    def name(value: object) -> object:
+        return named(value, source) if isinstance(value, str) and not isinstance(value, Markup) else value
+
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("archsweep.analysis"),
         undefined=jinja2.StrictUndefined,
         autoescape=html,
-        finalize=None if html else _markdown,
+        finalize=name if html else lambda value: _markdown(name(value)),
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"markdown_table": _markdown_table, "embedded": page.embedded, "beyond": page.rows_beyond, "tag": tag}
+    environment.filters |= {"markdown_table": lambda table: markdown_table(table, name), "tag": tag, "beyond": page.rows_beyond}
+    environment.filters["embedded"] = lambda data: page.embedded(renamed(data, source))
     environment.tests["number"] = lambda cell: isinstance(cell, Number)
     environment.globals |= {"page": page}
     return environment
 
 
-def _markdown_table(table: tables.Table) -> Markup:
+def markdown_table(table: tables.Table, name: Callable[[object], object] = lambda text: text) -> Markup:
+    """A table in Markdown, every cell of which is text on one line, worded by `name`."""
     rule = ["---:" if column in table.numeric else "---" for column in range(len(table.header))]
-    lines = [[_markdown(cell) for cell in table.header], rule, *([_markdown(cell) for cell in row] for row in table.rows)]
+    lines = [[_markdown(name(cell)) for cell in table.header], rule, *([_markdown(name(cell)) for cell in row] for row in table.rows)]
     return Markup("".join(f"| {' | '.join(line)} |\n" for line in lines))
 
 
@@ -137,5 +150,10 @@ def _budget_sentence(comparison: Comparison) -> str:
     budgets = comparison.source.budgets
     if not budgets:
         return "No budget was stated for this comparison; the sizes are listed as they are."
-    stated = " and ".join(f"{amount(budget.target)} {words(budget.kind)}, within {budget.tolerance:.1%}" for budget in budgets)
-    return f"Every variant was to have {stated}."
+    stated = [
+        f"{amount(budget.target)} {words(budget.kind)}, within {budget.tolerance:.1%}"
+        + ("" if budget.variants is None else f" ({variants_text(len(budget.variants), verb='')})")
+        for budget in budgets
+    ]
+    whose = "Every variant was" if all(budget.variants is None for budget in budgets) else "Variants were"
+    return f"{whose} to have {' and '.join(stated)}."

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import pandas as pd
 
+from archsweep.analysis.frames import ResultGrid, Roles, grid_frame, read_frame
+from archsweep.analysis.joined import join
+from archsweep.analysis.metric import LOSS, UNIT
 from archsweep.config import label
 from archsweep.errors import RecordError, nearest
 from archsweep.records import read
@@ -17,15 +19,26 @@ from archsweep.records.files import load_plan
 from archsweep.records.results import ExperimentResults
 from archsweep.records.schema import COST, CURVES, RESULTS
 
-Given: TypeAlias = str | Path | pd.DataFrame | Sequence[ExperimentResults]
+Given: TypeAlias = str | Path | pd.DataFrame | ResultGrid | Sequence[ExperimentResults] | Sequence[str | Path]
+
+
+NO_ROLES = Roles()
 
 
 class BudgetRule(NamedTuple):
-    """What every variant must share: a column of the comparison's table, its target, and the part of it that a variant may be off."""
+    """What every variant must share: a column of the comparison's table, its target, and the part of it that a variant may be off.
+
+    Of joined sweeps with different budgets, `variants` are those that it was stated for; None is all.
+    """
 
     kind: str
     target: float
     tolerance: float
+    variants: frozenset[str] | None = None
+
+    def concerns(self, *variants: str) -> bool:
+        """Whether it was stated for one of them."""
+        return self.variants is None or not self.variants.isdisjoint(variants)
 
 
 class SearchRule(NamedTuple):
@@ -53,37 +66,54 @@ class Source:
     command: str = ""  # that ran the sweep
     search: SearchRule | None = None
     early_stopping: str = ""  # the rule that stopped trials
+    metric: str = LOSS  # what val_loss holds, in words
+    unit: str = UNIT  # of it; "" for a number without one
+    notes: tuple[str, ...] = ()  # what a reader must know of where the results came from
 
 
-def read_source(given: Given, compare: Sequence[str] | None = None) -> Source:
-    """A sweep's folder, a results dataframe (`compare` names the columns that make a variant) or a list of ExperimentResults.
+def read_source(given: Given, roles: Roles = NO_ROLES) -> Source:
+    """A sweep's folder, several to be joined, a list of ExperimentResults, or, by the `roles` of its columns, a dataframe or ResultGrid.
 
     Raises RecordError where there is nothing to read, and where rows come from different corpora: their losses are not comparable.
     """
-    if compare is not None and not isinstance(given, pd.DataFrame):
-        raise RecordError("compare= is for a results dataframe; a sweep's plan and the names of experiments already say what is compared.")
-    if isinstance(given, pd.DataFrame):
-        source = _from_frame(given, tuple(compare or ("variant",)))
+    if isinstance(given, (pd.DataFrame, ResultGrid)):
+        source = _from_frame(given if isinstance(given, pd.DataFrame) else grid_frame(given), roles)
+    elif roles != NO_ROLES:
+        raise RecordError(
+            "compare=, tune=, repeat=, metric= and mode= are for a dataframe or Ray's ResultGrid; a sweep's plan and the names of "
+            "experiments already say what is compared."
+        )
     elif isinstance(given, (str, Path)):
-        source = _from_folder(Path(given))
+        source = read_sweep(Path(given))
     else:
-        source = _from_experiments(given)
+        source = _from_list(given)
     _refuse_different_corpora(source)
     return source
 
 
-def _from_folder(folder: Path) -> Source:
+def _from_list(given: Sequence[ExperimentResults] | Sequence[str | Path]) -> Source:
+    folders = [Path(each) for each in given if isinstance(each, (str, Path))]
+    experiments = [each for each in given if isinstance(each, ExperimentResults)]
+    if not given or len(given) not in (len(folders), len(experiments)):
+        kinds = ", ".join(sorted({type(each).__name__ for each in given})) or "an empty list"
+        raise RecordError(f"A list to compare must hold at least one ExperimentResults, or the folders of two sweeps or more, got {kinds}.")
+    return join([read_sweep(folder) for folder in folders]) if folders else _from_experiments(experiments)
+
+
+def read_sweep(folder: Path) -> Source:
+    """A sweep's folder, with the roles that its plan states."""
     plan = load_plan(folder)
     stated = plan.get("budget") or []
     budgets = stated if isinstance(stated, list) else [stated]
+    results, curves = read.load_both(folder)
     return Source(
         name=plan["name"],
         question=plan.get("question") or "",
         compare=tuple(plan["compare"]),
         budgets=tuple(BudgetRule(_column(budget["kind"]), budget["target"], budget["tolerance"]) for budget in budgets),
         refused=tuple((label(refusal["variant"]), refusal["reason"]) for refusal in plan.get("refused", ())),
-        results=read.load(folder),
-        curves=read.load_curves(folder),
+        results=results,
+        curves=curves,
         folder=folder,
         command=plan.get("command") or "",
         search=_search_rule(plan),
@@ -107,28 +137,30 @@ def _column(kind: str) -> str:
 
 
 def _from_experiments(experiments: Sequence[ExperimentResults]) -> Source:
-    if not experiments:
-        raise RecordError("There must be at least one ExperimentResults to compare, got an empty list.")
     results, curves = read.from_experiments(experiments)
     name = experiments[0].config.experiment_name if len(experiments) == 1 else "experiments"
     return Source(name, "", ("variant",), (), (), results, curves)
 
 
-def _from_frame(given: pd.DataFrame, compare: tuple[str, ...]) -> Source:
-    if given.empty:
-        raise RecordError("The results must have a row per replica, got an empty dataframe.")
-    for name in (*compare, "val_loss"):
-        if name not in given.columns:
-            raise RecordError(f"The results have no column {name}: {nearest(name, map(str, given.columns))}")
-    rows = given.astype(object).where(given.notna(), None).to_dict("records")
-    for number, row in enumerate(rows):
-        row["variant"] = label({name: row[name] for name in compare}) if compare != ("variant",) else str(row["variant"])
-        row.setdefault("seed", number)  # without a seed nothing pairs the rows: each is a seed of its own
-        row.setdefault("status", "finished" if row["val_loss"] is not None and isfinite(row["val_loss"]) else "diverged")
-    results = read.frame(rows, RESULTS)
-    extra = {name: given[name].to_numpy() for name in compare if name not in results.columns}
-    sweeps = results["sweep"].dropna().unique()
-    return Source(sweeps[0] if len(sweeps) == 1 else "results", "", compare, (), (), results.assign(**extra), read.frame([], CURVES))
+def _from_frame(given: pd.DataFrame, roles: Roles) -> Source:
+    framed = read_frame(given, roles)
+    sweeps = framed.results["sweep"].dropna().unique()
+    metric = LOSS if framed.metric == "val_loss" else framed.metric
+    return Source(
+        name=sweeps[0] if len(sweeps) == 1 else "results",
+        question="",
+        compare=framed.compare,
+        budgets=(),
+        refused=(),
+        results=framed.results,
+        curves=read.frame([], CURVES),
+        metric=f"negative {metric}" if roles.mode == "max" else metric,
+        unit=_UNITS.get(framed.metric, ""),
+        notes=framed.notes,
+    )
+
+
+_UNITS = {column.name: column.unit for column in RESULTS}
 
 
 def _refuse_different_corpora(source: Source) -> None:

@@ -16,7 +16,7 @@ ALPHA = 0.05
 POWER = 0.8
 MOST_SEEDS = 1000  # beyond this a difference is too small to plan for
 
-SETTING = ["variant", "learning_rate", "weight_decay"]
+SETTING = ["variant", "learning_rate", "weight_decay", "tuned"]  # `tuned`: further settings in words, of results that are not a sweep's
 
 
 def settings(results: pd.DataFrame) -> pd.DataFrame:
@@ -25,7 +25,7 @@ def settings(results: pd.DataFrame) -> pd.DataFrame:
     A setting counts (`complete`) where every planned seed finished with a finite loss: dropping the seeds that diverged would
     reward a setting for being unstable. It `ended` where every seed finished, diverged or was given up, which also says something about it.
     """
-    rows = results[[*SETTING, "seed", "status"]].copy()
+    rows = _with_tuned(results)[[*SETTING, "seed", "status"]].copy()
     rows["loss"] = finished_loss(results)
     if (twice := rows.duplicated([*SETTING, "seed"])).any():
         row = rows[twice].iloc[0]
@@ -37,6 +37,10 @@ def settings(results: pd.DataFrame) -> pd.DataFrame:
     )
     table["complete"] = table["planned"] == table["finished"]
     return table.reset_index()
+
+
+def _with_tuned(results: pd.DataFrame) -> pd.DataFrame:
+    return results if "tuned" in results else results.assign(tuned=pd.array([None] * len(results), dtype="string"))
 
 
 def finished_loss(results: pd.DataFrame) -> pd.Series:
@@ -64,6 +68,7 @@ def learning_rate_audit(table: pd.DataFrame, best: pd.DataFrame) -> pd.DataFrame
 
 def _audit(best: pd.Series, tried: pd.DataFrame) -> tuple[str, str, float]:
     planned_alike = tried["weight_decay"].eq(best.weight_decay) | pd.isna(best.weight_decay)
+    planned_alike &= tried["tuned"].eq(best.tuned) | pd.isna(best.tuned)
     rates = sorted(float(rate) for rate in tried.loc[planned_alike, "learning_rate"].dropna().unique())
     if len(rates) < 2:
         return best.variant, "not tuned", float("nan")
@@ -80,8 +85,13 @@ def _rounded(rate: float) -> float:
 
 def losses_by_seed(results: pd.DataFrame, best: pd.DataFrame) -> pd.DataFrame:
     """val_loss at each variant's best setting: variants as rows, in the order of `best`, seeds as columns."""
-    at_best = results.assign(val_loss=finished_loss(results)).merge(best[SETTING], on=SETTING)
+    at_best = at_settings(results, best).assign(val_loss=finished_loss)
     return at_best.pivot(index="variant", columns="seed", values="val_loss").reindex(best["variant"]).astype(float)
+
+
+def at_settings(results: pd.DataFrame, best: pd.DataFrame) -> pd.DataFrame:
+    """The rows of each variant's setting in `best`."""
+    return _with_tuned(results).merge(best[SETTING], on=SETTING)
 
 
 @dataclass(frozen=True, eq=False)

@@ -105,7 +105,8 @@ def sizes(comparison: Comparison) -> Table:
     header = ("variant", "parameters", "non-embedding", "12·L·d²", "off the budget", "tokens", "tokens/parameter")
     rows = []
     for _, row in comparison.table.iterrows():
-        off = [row[budget.kind] / budget.target - 1 for budget in budgets if pd.notna(row.get(budget.kind))]
+        own = [budget for budget in budgets if budget.concerns(row["variant"]) and pd.notna(row.get(budget.kind))]
+        off = [row[budget.kind] / budget.target - 1 for budget in own]
         counts = (row["parameters"], row["non_embedding_parameters"], row["kaplan_parameters"])
         rows.append(
             (

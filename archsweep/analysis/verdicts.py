@@ -38,7 +38,8 @@ def _verdict(row: pd.Series, best: pd.Series, budgets: Sequence[BudgetRule]) -> 
         return str(row["verdict"])
     if row["variant"] == best["variant"]:
         return BEST
-    if any(off_budget(row, budget) or off_budget(best, budget) for budget in budgets):
+    shared = [budget for budget in budgets if budget.concerns(row["variant"], best["variant"])]
+    if any(off_budget(row, budget) or off_budget(best, budget) for budget in shared):
         return BUDGET_MISMATCH
     if at_edge(row) or at_edge(best):
         return LR_CONFOUNDED

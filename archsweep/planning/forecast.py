@@ -161,7 +161,7 @@ def _seconds(trial: Trial, found: Rate, set_up: float) -> Interval:
     """All its replicas' training, its evaluations (a token forward takes a third of one in training), and its set-up."""
     config, tokens = trial.config, trial.cost.train_tokens
     evaluations = min(config.num_evaluations, tokens // config.tokens_per_step)
-    per_rate = len(trial.replicas) * (tokens + evaluations * config.eval_tokens / 3)
+    per_rate = len(trial.replicas) * (tokens + config.tokens_evaluated(evaluations) / 3)
     expected, off = per_rate * found.seconds_per_token, exp(SPREADS * found.spread)
     return Interval(low=set_up + expected / off, expected=set_up + expected, high=set_up + expected * off)
 

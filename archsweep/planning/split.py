@@ -12,23 +12,29 @@ if TYPE_CHECKING:
 
     from archsweep.planning.plan import Trial
 
-WASTE = 0.15  # of the slots' time; splitting a stack has its own price, so less than this is let be
+WASTE = 0.05  # of the slots' time; every part sets up for itself, so less than this is let be
 
 
 def split(trials: Sequence[Trial], slots: int, corpus_id: str) -> list[Trial]:
     """`trials` for `slots` that run side by side, the longest first, as few in parts as keep the slots from waiting for the last ones.
 
-    A setting's seeds stay together as long as there are several settings.
+    A setting's seeds stay together as long as there are several settings. Where no parts keep them from it, those that end soonest.
     """
-    parts = longest_first(trials)
+    parts = best = longest_first(trials)
     shortest = max(sum(trial.work for trial in trials) / slots, *(trial.cost.work for trial in trials))  # no parts are faster than this
-    while makespan([trial.work for trial in parts], slots) > (1 + WASTE) * shortest:
+    least = _makespan_of(parts, slots)
+    while least > (1 + WASTE) * shortest:
         longest = next((trial for trial in parts if len(trial.replicas) > 1), None)
         if longest is None:
             break
-        parts.remove(longest)
-        parts = longest_first([*parts, *_halves(longest, corpus_id)])
-    return parts
+        parts = longest_first([*(trial for trial in parts if trial is not longest), *_halves(longest, corpus_id)])
+        if (needed := _makespan_of(parts, slots)) < least:
+            best, least = parts, needed
+    return best
+
+
+def _makespan_of(trials: Sequence[Trial], slots: int) -> float:
+    return makespan([trial.work for trial in trials], slots)
 
 
 def makespan(works: Sequence[float], slots: int) -> float:

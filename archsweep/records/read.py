@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,13 +50,22 @@ def load_curves(folder: str | Path) -> pd.DataFrame:
     return _load(Path(folder), CURVES_FILE, CURVES)
 
 
+def load_both(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What `load` and `load_curves` return, with the records read once where they are newer than what was collected."""
+    folder = Path(folder)
+    load_plan(folder)
+    tables = [_collected(folder / RESULTS_FILE, RESULTS), _collected(folder / CURVES_FILE, CURVES)]
+    results, curves = tables if None not in tables else _gather(folder)
+    return _pandas(results), _pandas(curves)
+
+
 def collect(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Read every trial's records and write results.parquet and curves.parquet beside the plan; returns both as dataframes."""
     folder = Path(folder)
     results, curves = _gather(folder)
-    write_atomically(folder / RESULTS_FILE, _parquet(results, RESULTS))
-    write_atomically(folder / CURVES_FILE, _parquet(curves, CURVES))
-    return results, curves
+    write_atomically(folder / RESULTS_FILE, parquet(results))
+    write_atomically(folder / CURVES_FILE, parquet(curves))
+    return _pandas(results), _pandas(curves)
 
 
 def best_trial(folder: str | Path, variant: str) -> str | None:
@@ -82,7 +92,7 @@ def from_experiments(experiments: Sequence[ExperimentResults]) -> tuple[pd.DataF
 
 def frame(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> pd.DataFrame:
     """Rows as a dataframe with exactly `columns` in their dtypes; what a row lacks is missing, and other keys are left out."""
-    return pd.DataFrame({column.name: _typed([row.get(column.name) for row in rows], column) for column in columns})
+    return _pandas(table(rows, columns))
 
 
 # ---------------------------------------------------------------------------------------------------------------- a sweep's folder
@@ -90,12 +100,16 @@ def frame(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> pd.Da
 
 def _load(folder: Path, name: str, columns: Sequence[Column]) -> pd.DataFrame:
     load_plan(folder)
-    path = folder / name
-    if _is_newer_than_the_records(path):
-        table = pq.read_table(path)
-        if table.column_names == [column.name for column in columns]:
-            return table.to_pandas(types_mapper=_PANDAS.get)
-    return _gather(folder)[0 if columns is RESULTS else 1]
+    table = _collected(folder / name, columns)
+    return _pandas(table if table is not None else _gather(folder)[0 if columns is RESULTS else 1])
+
+
+def _collected(path: Path, columns: Sequence[Column]) -> pa.Table | None:
+    """What was collected into `path`; None where it is older than a record, or of other columns."""
+    if not _is_newer_than_the_records(path):
+        return None
+    table = pq.read_table(path)
+    return table if table.column_names == [column.name for column in columns] else None
 
 
 def _is_newer_than_the_records(path: Path) -> bool:
@@ -105,21 +119,29 @@ def _is_newer_than_the_records(path: Path) -> bool:
     return path.stat().st_mtime_ns > max(source.stat().st_mtime_ns for source in sources)
 
 
-def _gather(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+_TRIALS_AT_ONCE = 200  # a record takes ten times the memory as a dict that it takes in a column
+
+
+def _gather(folder: Path) -> tuple[pa.Table, pa.Table]:
+    """Results and curves from the records themselves."""
     plan = load_plan(folder)
-    results: list[Row] = []
-    curves: list[Row] = []
-    for trial in plan["trials"]:
-        try:
-            trial_results, trial_curves = _read_trial(folder / TRIALS_FOLDER / trial["id"], trial, plan)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise RecordError(
-                f"{folder}: {PLAN_FILE} and the records of trial {trial.get('id')} do not fit together ({type(error).__name__}: {error}). "
-                "Run the sweep again: trials whose records are whole are skipped."
-            ) from error
-        results += trial_results
-        curves += trial_curves
-    return frame(results, RESULTS), frame(curves, CURVES)
+    results, curves = [table([], RESULTS)], [table([], CURVES)]
+    trials = iter(plan["trials"])
+    while some := list(islice(trials, _TRIALS_AT_ONCE)):
+        read = [_read_planned(folder, trial, plan) for trial in some]
+        results.append(table([row for rows, _ in read for row in rows], RESULTS))
+        curves.append(table([row for _, rows in read for row in rows], CURVES))
+    return pa.concat_tables(results), pa.concat_tables(curves)
+
+
+def _read_planned(folder: Path, trial: Row, plan: Row) -> tuple[list[Row], list[Row]]:
+    try:
+        return _read_trial(folder / TRIALS_FOLDER / trial["id"], trial, plan)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RecordError(
+            f"{folder}: {PLAN_FILE} and the records of trial {trial.get('id')} do not fit together ({type(error).__name__}: {error}). "
+            "Run the sweep again: trials whose records are whole are skipped."
+        ) from error
 
 
 def _read_trial(folder: Path, trial: Row, plan: Row) -> tuple[list[Row], list[Row]]:
@@ -163,6 +185,22 @@ def _flops(trial: Row, last: Row) -> int | None:
 # ------------------------------------------------------------------------------------------------------------------- dataframes
 
 
+def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> pa.Table:
+    """What `frame` makes a dataframe of; each column carries its unit and meaning."""
+    arrays = [pa.array(_typed([row.get(c.name) for row in rows], c), type=_ARROW[c.dtype], from_pandas=True) for c in columns]
+    return pa.Table.from_arrays(arrays, schema=_schema(columns))
+
+
+def table_of(frame: pd.DataFrame, columns: Sequence[Column]) -> pa.Table:
+    """A dataframe of `columns` as a table whose columns carry their unit and meaning."""
+    arrays = [pa.array(frame[c.name], type=_ARROW[c.dtype], from_pandas=True) for c in columns]
+    return pa.Table.from_arrays(arrays, schema=_schema(columns))
+
+
+def _schema(columns: Sequence[Column]) -> pa.Schema:
+    return pa.schema([pa.field(c.name, _ARROW[c.dtype], metadata={"unit": c.unit, "meaning": c.meaning}) for c in columns])
+
+
 def _typed(values: list[Any], column: Column) -> Any:
     if column.dtype == "string":
         values = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
@@ -172,12 +210,15 @@ def _typed(values: list[Any], column: Column) -> Any:
         raise RecordError(f"{column.name} must be {column.dtype} in every record: {error}. Remove the record that is not.") from None
 
 
-def _parquet(results: pd.DataFrame, columns: Sequence[Column]) -> bytes:
-    fields = [pa.field(c.name, _ARROW[c.dtype], metadata={"unit": c.unit, "meaning": c.meaning}) for c in columns]
-    table = pa.Table.from_arrays([pa.array(results[f.name], type=f.type, from_pandas=True) for f in fields], schema=pa.schema(fields))
+def _pandas(table: pa.Table) -> pd.DataFrame:
+    return table.to_pandas(types_mapper=_PANDAS.get)
+
+
+def parquet(table: pa.Table) -> memoryview:
+    """A table as the bytes of a Parquet file."""
     buffer = BytesIO()
-    pq.write_table(table, buffer)
-    return buffer.getvalue()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getbuffer()
 
 
 # ------------------------------------------------------------------------------------------------------------------ experiments

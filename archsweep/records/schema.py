@@ -44,10 +44,12 @@ MEASURED = (
     Column("step", "Int64", "steps", "optimizer steps taken"),
     Column("tokens", "Int64", "tokens", "training tokens seen"),
     Column("train_loss", "Float64", "nats/token", "mean training loss since the evaluation before"),
-    Column("val_loss", "Float64", "nats/token", "loss on the fixed evaluation tokens"),
+    Column(
+        "val_loss", "Float64", "nats/token", "loss on the fixed evaluation tokens; before the last evaluation, on the first quarter of them"
+    ),
     Column("perplexity", "Float64", "", "exp(val_loss)"),
     Column("bits_per_byte", "Float64", "bits/byte", "val_loss over the evaluation text's bytes: comparable between tokenizers"),
-    Column("val_block_losses", "string", "nats/token", "val_loss of up to 32 equal parts of the evaluation tokens, as JSON"),
+    Column("val_block_losses", "string", "nats/token", "val_loss of up to 32 equal parts of the tokens that were evaluated, as JSON"),
     Column("user_metrics", "string", "", "what the functions of the field metrics measured, as JSON by name"),
     Column("diverged_step", "Int64", "steps", "step at which the replica diverged and was frozen; missing where it did not"),
     Column("last_loss", "Float64", "nats/token", "last finite training loss of a diverged replica"),
@@ -99,9 +101,43 @@ _DTYPES: dict[object, Literal["string", "Int64", "Float64", "boolean"]] = {
     bool: "boolean",
 }
 
+_FIELDS = {
+    "experiment_name": ("", "name of the sweep, or of the experiment"),
+    "family": ("", "architecture: gpt2, llama, gpt_neox, or the function that builds the model"),
+    "num_layers": ("", "blocks"),
+    "num_heads": ("", "attention heads of a block"),
+    "head_dim": ("", "width of a head: hidden_size / num_heads"),
+    "hidden_size": ("", "width of the residual stream"),
+    "ffn_size": ("", "inner width of a block's feed-forward part"),
+    "context_length": ("tokens", "length of a window"),
+    "dropout": ("", "probability of dropping an activation"),
+    "model_overrides": ("", "further arguments of the Hugging Face config, as JSON"),
+    "dataset": ("", "where the text comes from"),
+    "tokenizer": ("", "bpe (trained on the training split), hf:NAME, or a tokenizer.json"),
+    "vocab_size": ("tokens", "entries of the tokenizer that is trained"),
+    "validation_fraction": ("", "part of the documents that are kept from training"),
+    "betas": ("", "AdamW's decay rates of its two averages, as JSON"),
+    "grad_clip": ("", "largest norm of a replica's gradient; 0 clips nothing"),
+    "batch_size": ("windows", "windows of a gradient, of each replica"),
+    "gradient_accumulation_steps": ("", "gradients that are summed for a step"),
+    "warmup": ("steps", "steps in which the learning rate rises; below 1: a fraction of all steps"),
+    "lr_scheduler_type": ("", "how the learning rate falls after warmup: linear, cosine or constant"),
+    "num_epochs": ("", "parts of the training, or passes over the text where max_tokens is missing"),
+    "max_tokens": ("tokens", "planned training tokens of a replica"),
+    "num_evaluations": ("", "evaluations that are spread over the training"),
+    "eval_tokens": ("tokens", "tokens of the last evaluation, the same for all variants"),
+    "metrics": ("", "functions that measure more, as JSON"),
+    "device": ("", "what was asked for: auto, cpu, cuda"),
+    "precision": ("", "what was asked for: auto, fp32, bf16 or fp16"),
+    "allow_tf32": ("", "whether float32 products on a GPU may round to TF32"),
+    "micro_batch_size": ("windows", "windows that are computed at once, as asked for"),
+    "gradient_checkpointing": ("", "whether activations are computed again rather than kept"),
+    "compile": ("", "whether the step is compiled: auto, or as asked for"),
+}
+
 # A config's fields keep their names; what is no plain value (betas, model_overrides) is a column of JSON text.
 CONFIG = tuple(
-    Column(name, _DTYPES.get(field.annotation, "string"), "", "the config's field")
+    Column(name, _DTYPES.get(field.annotation, "string"), *_FIELDS.get(name, ("", "a field of ExperimentConfig")))
     for name, field in ExperimentConfig.model_fields.items()
     if name not in {column.name for column in REPLICA}
 )

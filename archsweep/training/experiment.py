@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from pydantic import JsonValue
 
+from archsweep.config import EARLIER_PARTS
 from archsweep.errors import ConfigError
 from archsweep.extensions import user_metrics
 from archsweep.training.checkpoint import Checkpoints
@@ -158,8 +159,11 @@ class ArchitectureExperiment:
 
     def evaluation_losses(self) -> torch.Tensor:
         """(replicas, evaluation windows) loss of each window in nats per token, float64, on the CPU."""
+        return self._losses_on(self._windows)
+
+    def _losses_on(self, windows: torch.Tensor) -> torch.Tensor:
         with matmul_precision(self.config, self.device):
-            losses = [running.stack.evaluate(self._windows, running.micro_batch_size) for running in self.stacks]
+            losses = [running.stack.evaluate(windows, running.micro_batch_size) for running in self.stacks]
         return torch.cat(losses).cpu().double()
 
     def run(self, report: Report | None = None) -> list[Row]:
@@ -218,12 +222,18 @@ class ArchitectureExperiment:
         if all(divergences):  # frozen since: whatever was computed after it is not part of the run
             self._step = max(divergence.step for divergence in divergences if divergence)
         train_losses = [loss for running in self.stacks for loss in running.take_losses()]
-        losses = self.evaluation_losses()  # (R, N)
-        measured = zip(homes, self.replicas, divergences, train_losses, losses, strict=True)
-        return [self._row(index, *each) for index, each in enumerate(measured)]
+        windows = self._windows if self._step == self.total_steps else self._windows[: max(1, len(self._windows) // EARLIER_PARTS)]
+        measured = zip(homes, self.replicas, divergences, train_losses, self._losses_on(windows), strict=True)
+        return [self._row(*each, self._measure(index, windows)) for index, each in enumerate(measured)]
 
     def _row(
-        self, index: int, running: StackInTraining, replica: Replica, divergence: Divergence | None, train_loss: float, losses: torch.Tensor
+        self,
+        running: StackInTraining,
+        replica: Replica,
+        divergence: Divergence | None,
+        train_loss: float,
+        losses: torch.Tensor,
+        user_metrics: dict[str, JsonValue],
     ) -> Row:
         tokens = self._step * self.config.tokens_per_step
         val_loss = float(losses.mean())
@@ -243,7 +253,7 @@ class ArchitectureExperiment:
             "perplexity": units["perplexity"] if math.isfinite(units["perplexity"] or 0) else None,  # JSON has no infinity
             "bits_per_byte": units["bits_per_byte"],
             "val_block_losses": None if reason else blocks,
-            "user_metrics": self._measure(index) or None,
+            "user_metrics": user_metrics or None,
             "diverged_step": divergence.step if divergence else None,
             "last_loss": divergence.last_loss if divergence else None,
             "train_seconds": running.seconds,
@@ -280,12 +290,12 @@ class ArchitectureExperiment:
         return smaller
 
     @torch.no_grad()
-    def _measure(self, index: int) -> dict[str, JsonValue]:
-        """What the config's own metrics say of replica `index`."""
+    def _measure(self, index: int, windows: torch.Tensor) -> dict[str, JsonValue]:
+        """What the config's own metrics say of replica `index` on these evaluation windows."""
         if not self._user_metrics:
             return {}
-        model, windows = self.model(index), self._windows.cpu()
-        return {name: float(metric(model, windows)) for name, metric in self._user_metrics.items()}
+        model, given = self.model(index), windows.cpu()
+        return {name: float(metric(model, given)) for name, metric in self._user_metrics.items()}
 
     def _utilisation(self, running: StackInTraining, tokens_per_second: float) -> float | None:
         config = self.config

@@ -162,6 +162,18 @@ def test_nan_in_a_record_is_a_missing_value(tmp_path: Path) -> None:
     assert read.load(folder)["val_loss"].iloc[0] is pd.NA
 
 
+@pytest.mark.parametrize(
+    ("blocks", "text"), [([4.5, 1e-05], "[4.5, 1e-05]"), ([4.5, float("nan")], "[4.5, null]"), ([], "[]"), (None, None)]
+)
+def test_losses_of_blocks_are_the_json_that_was_recorded(tmp_path: Path, blocks: Any, text: str | None) -> None:
+    folder = sweep(tmp_path)
+    with records_of(folder).open("a") as file:
+        file.write(json.dumps(record(REPLICA, 300, 4.5) | {"val_block_losses": blocks, "user_metrics": {"own": [1]}}) + "\n")
+    row = read.load(folder).iloc[0]
+    assert row["val_block_losses"] == text if text is not None else pd.isna(row["val_block_losses"])
+    assert json.loads(row["user_metrics"]) == {"own": [1]}
+
+
 def test_a_record_without_its_keys_is_named_by_file_and_line(tmp_path: Path) -> None:
     folder = sweep(tmp_path)
     records_of(folder).write_text('{"seed": 0}\n')

@@ -1,0 +1,129 @@
+"""A comparison's tables as files for other programs: CSV, Parquet, LaTeX, Markdown."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import TYPE_CHECKING, Literal
+
+import pandas as pd
+
+from archsweep.analysis import tables
+from archsweep.analysis.compare import safe_cells
+from archsweep.analysis.metric import named
+from archsweep.analysis.report import markdown_table
+from archsweep.analysis.tables import Table
+from archsweep.analysis.words import NONE, text
+from archsweep.records import read
+from archsweep.records.schema import CURVES, RESULTS
+
+if TYPE_CHECKING:
+    from archsweep.analysis.compare import Comparison
+
+Format = Literal["csv", "parquet", "latex", "markdown"]
+Which = Literal["ranking", "results", "curves", "pairs"]
+ENDINGS: dict[Format, str] = {"csv": "csv", "parquet": "parquet", "latex": "tex", "markdown": "md"}
+
+
+def export_table(comparison: Comparison, which: Which, form: Format) -> bytes:
+    """The table as a file's content: all columns in full in CSV and Parquet, as the report prints it in LaTeX and Markdown."""
+    if form == "csv":
+        return bytes(safe_cells(_frame(comparison, which)).to_csv(index=False).encode())
+    if form == "parquet":
+        return _parquet(comparison, which)
+    printed = _printed(comparison, which)
+    if form == "latex":
+        return named(_latex(printed, _caption(comparison, which), f"tab:{comparison.source.name}-{which}"), comparison.source).encode()
+    return named(f"{markdown_table(printed)}\n{_caption(comparison, which)}\n", comparison.source).encode()
+
+
+def _frame(comparison: Comparison, which: Which) -> pd.DataFrame:
+    source = comparison.source
+    return {"ranking": comparison.table, "results": source.results, "curves": source.curves, "pairs": comparison.pairs}[which]
+
+
+def _parquet(comparison: Comparison, which: Which) -> bytes:
+    frame = _frame(comparison, which)
+    schema = {"results": RESULTS, "curves": CURVES}.get(which)
+    if schema is not None:  # each column with its unit and meaning, as in the sweep's own files
+        return bytes(read.parquet(read.table_of(frame, schema)))
+    buffer = BytesIO()
+    frame.to_parquet(buffer, index=False)
+    return buffer.getvalue()
+
+
+def _printed(comparison: Comparison, which: Which) -> Table:
+    if which == "ranking":
+        return tables.ranking(comparison)
+    frame = _frame(comparison, which).dropna(axis="columns", how="all")
+    numeric = {index for index, name in enumerate(frame) if pd.api.types.is_numeric_dtype(frame[name])}
+    rows = [tuple(map(text, row)) for row in frame.itertuples(index=False, name=None)]
+    return Table(tuple(frame.columns), rows, frozenset(numeric))
+
+
+def _caption(comparison: Comparison, which: Which) -> str:
+    """The verdict, and that it is not the last where trials are missing."""
+    return comparison.verdict if which == "ranking" else f"{comparison.source.name}: {which}. {comparison.verdict}"
+
+
+# ---------------------------------------------------------------------------------------------------------------------------- LaTeX
+
+
+def _latex(table: Table, caption: str, name: str) -> str:
+    """A table for a document that loads booktabs."""
+    columns = "".join("r" if column in table.numeric else "l" for column in range(len(table.header)))
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{latex_text(caption)}}}",
+            rf"\label{{{''.join(letter if letter.isalnum() or letter in ':-.' else '-' for letter in name)}}}",
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            _latex_row(table.header),
+            r"\midrule",
+            *map(_latex_row, table.rows),
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def _latex_row(cells: tuple[str, ...]) -> str:
+    return " & ".join(map(latex_text, cells)) + r" \\"
+
+
+def latex_text(value: str) -> str:
+    """A text in which LaTeX sees nothing but text; the signs that the report prints are its own."""
+    return "".join(_LATEX.get(letter, letter) for letter in " ".join(str(value).split()))
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "%": r"\%",
+    "_": r"\_",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "[": "{[}",  # after \\ it would begin an optional argument
+    "]": "{]}",
+    "*": "{*}",
+    "\N{PLUS-MINUS SIGN}": r"$\pm$",
+    "\N{MINUS SIGN}": r"$-$",
+    "\N{MULTIPLICATION SIGN}": r"$\times$",
+    "\N{MIDDLE DOT}": r"$\cdot$",
+    "\N{SUPERSCRIPT TWO}": r"$^2$",
+    "\N{UPWARDS ARROW}": r"$\uparrow$",
+    "\N{DOWNWARDS ARROW}": r"$\downarrow$",
+    "\N{HORIZONTAL ELLIPSIS}": r"\ldots{}",
+    NONE: "--",
+}
