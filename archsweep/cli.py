@@ -401,10 +401,8 @@ def _print_plan(planned: Plan, forecast: Forecast, console: Console, json: bool)
     if json:
         _say(as_json(planned, forecast))
         return
-    shown = table(planned, forecast)
-    widest = console.measure(shown, options=console.options.update(max_width=1000, width=1000)).maximum
     console.print(planned.question, highlight=False, markup=False)
-    _console(width=max(console.width, widest)).print(shown)  # a narrow terminal wraps lines rather than losing digits
+    console.print(table(planned, forecast), soft_wrap=True)  # a narrow terminal wraps lines rather than losing digits
     for refusal in planned.refused:
         console.print(f"refused {label(refusal.variant)}: {refusal.reason}", highlight=False, markup=False)
     for fact in facts(planned, forecast):
@@ -430,10 +428,10 @@ def _agreed(question: str) -> bool:
     return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
 
 
-def _console(width: int | None = None) -> Console:
+def _console() -> Console:
     from rich.console import Console
 
-    return Console(soft_wrap=True, width=width)
+    return Console(soft_wrap=True)
 
 
 def _say(line: str, file: TextIO | None = None, end: str = "\n") -> None:

@@ -149,14 +149,8 @@ def _speed(space: Space, machine: Machine, say: Callable[[str], object]) -> Spee
         return None
     configs = [variant.config for variant in sized(space) if isinstance(variant, Variant)]
     _measure([(config, replicas_of(space, config)) for config in configs], machine, say)
-    known, device_name = throughput.load(machine.cache), machine.device_name(space.base)
-
-    def speed(config: ExperimentConfig) -> float:
-        measured = throughput.first_measurement(config, device_name, known)
-        assert measured is not None, "every shape was measured"
-        return measured
-
-    return speed
+    known = throughput.first_measurements(machine.device_name(space.base), throughput.load(machine.cache))
+    return lambda config: known[throughput.shape_key(config)]
 
 
 def measure(plan: Plan, machine: Machine, say: Callable[[str], object]) -> None:

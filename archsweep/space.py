@@ -392,11 +392,22 @@ def _faults_of_choice(name: str, choice: Choice, base: ExperimentConfig) -> Iter
     elif len(values) == 1 and isinstance(values[0], (list, set, range)):
         yield f"{name}: a Choice takes its values one after another, got {choice!r}. Write {_written_as_choice(values[0])}."
     else:
-        repeated = [value for position, value in enumerate(values) if value in values[:position]]
-        if repeated:
+        if repeated := _repeated(values):
             yield f"{name} must list every value once, got {', '.join(map(repr, repeated))} again in {choice!r}."
         for value in values:
             yield from _faults_of_value(name, value, base)
+
+
+def _repeated(values: tuple[object, ...]) -> list[object]:
+    """Those that equal one before them."""
+    seen: set[object] = set()
+    repeated = []
+    for value in values:
+        key = value if isinstance(value, (int, float, str)) else repr(value)
+        if key in seen:
+            repeated.append(value)
+        seen.add(key)
+    return repeated
 
 
 def _faults_of_value(name: str, value: object, base: ExperimentConfig) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Run every benchmark, one after another, and print what it found."""
 
-from benchmarks import evaluation_noise, faults, fused, makespan, memory, peers
+from benchmarks import driver, evaluation_noise, faults, fused, makespan, memory, peers, reporting
 
 if __name__ == "__main__":
-    for benchmark in (peers, fused, memory, evaluation_noise, makespan, faults):
+    for benchmark in (peers, fused, memory, evaluation_noise, makespan, driver, reporting, faults):
         benchmark.main()

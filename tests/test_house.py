@@ -41,7 +41,7 @@ ROOMS = {
     ),
     "analysis": (
         {"atomic", "errors", "config", "records", "analysis"},
-        {"pandas", "numpy", "scipy", "seaborn", "matplotlib", "jinja2", "markupsafe", "optuna"},
+        {"pandas", "numpy", "scipy", "statsmodels", "seaborn", "matplotlib", "jinja2", "markupsafe", "optuna"},
     ),
 }
 

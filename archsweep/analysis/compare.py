@@ -131,11 +131,13 @@ def _without_result(source: Source, best: pd.DataFrame) -> pd.DataFrame:
     others = source.results[~source.results["variant"].isin(best["variant"])]
     compared = [name for name in source.compare if name != "variant"]
     rows = others[["variant", *compared, *_SIZES]].drop_duplicates("variant")
-    worst = [worst_status(others.loc[others["variant"] == variant, "status"]) for variant in rows["variant"]]
+    statuses = dict(list(others.groupby("variant", sort=False)["status"]))
+    worst = [worst_status(statuses[variant]) for variant in rows["variant"]]
     return rows.assign(n=0, learning_rate_edge="", verdict=pd.array(worst, dtype="string"))
 
 
 def _plain_table(table: pd.DataFrame) -> str:
+    rows = table.to_dict("records")
     shown = pd.DataFrame(
         {
             "variant": table["variant"],
@@ -143,11 +145,10 @@ def _plain_table(table: pd.DataFrame) -> str:
             "sd": [decimals(sd, sd) if pd.notna(sd) else "-" for sd in table["sd"]],
             "seeds": table["n"],
             "best LR": [f"{rate:g}" if pd.notna(rate) else "-" for rate in table["learning_rate"]],
-            "to the best": [
-                difference(row).removesuffix(" nats/token") if pd.notna(row["difference"]) else "-" for _, row in table.iterrows()
-            ],
+            **({"tuned": table["tuned"].fillna("-")} if table["tuned"].notna().any() else {}),
+            "to the best": [difference(row).removesuffix(" nats/token") if pd.notna(row["difference"]) else "-" for row in rows],
             "Holm p": [p_value(p) for p in table["holm_p"]],
-            "verdict": [verdict_text(row) for _, row in table.iterrows()],
+            "verdict": [verdict_text(row) for row in rows],
         }
     )
     return str(shown.to_string(index=False))

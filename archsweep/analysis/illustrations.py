@@ -59,7 +59,10 @@ def illustrations(comparison: Comparison) -> Iterator[Illustration]:
         yield Illustration("differences", "Difference to the best", caption + best, plots.plot_differences(comparison))
     if count > 1 and len(source.compare) == 2:
         title = f"Loss over {source.compare[0]} and {source.compare[1]}"
-        caption = "Each variant at its best setting, ± half of the 95 % interval of its mean from the pooled error. Framed: the lowest."
+        caption = (
+            "Each variant at its best setting, ± half of the 95 % interval of its mean from the pooled error. "
+            "Framed: the lowest; dashed: equivalent to it; dotted: not decided."
+        )
         yield Illustration("heat_map", title, caption, plots.plot_heat_map(comparison))
     if (comparison.settings.groupby("variant")["learning_rate"].nunique() > 1).any():
         caption = (

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from archsweep.analysis.words import amount, words
 from archsweep.config import NOT_CONTENT, label
 from archsweep.errors import RecordError
 from archsweep.records.files import IDENTITY, load_plan
@@ -86,7 +87,8 @@ def _values(source: Source, what: str) -> list[str]:
 
 
 def _variants(results: pd.DataFrame, compare: Sequence[str]) -> list[str]:
-    rows = results[[*compare, "tag"]].astype(object).to_dict("records")
+    named = results[[*compare, "tag"]]
+    rows = named.astype(object).where(named.notna(), None).to_dict("records")
     names = [label({name: row[name] for name in compare}) for row in rows]
     configs = results[_CONTENT].astype("string").fillna("").agg("\n".join, axis=1)
     kinds = configs.groupby(pd.Series(names)).transform("nunique")
@@ -135,13 +137,13 @@ def _notes(sources: Sequence[Source], tags: Sequence[str], results: pd.DataFrame
 def _different_budgets(sources: Sequence[Source], tags: Sequence[str]) -> str:
     if all(set(source.budgets) == set(sources[0].budgets) for source in sources):
         return ""
-    stated = [
-        f"{tag}: " + (" and ".join(f"{budget.target:,g} {budget.kind} ± {budget.tolerance:.1%}" for budget in source.budgets) or "none")
-        for source, tag in zip(sources, tags, strict=True)
-    ]
-    return (
-        f"The sweeps have different budgets ({'; '.join(stated)}), and a variant that is off the other's is not compared with its variants."
-    )
+    stated = [f"{tag}: {' and '.join(map(_budget, source.budgets)) or 'none'}" for source, tag in zip(sources, tags, strict=True)]
+    rule = "a variant that is off the other's is not compared with its variants"
+    return f"The sweeps have different budgets ({'; '.join(stated)}), and {rule}."
+
+
+def _budget(budget: BudgetRule) -> str:
+    return f"{amount(budget.target)} {words(budget.kind)} ± {budget.tolerance:.1%}"
 
 
 def _different_fields(results: pd.DataFrame, tags: Sequence[str], compare: Sequence[str]) -> str:

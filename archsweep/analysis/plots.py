@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import contextmanager
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -18,7 +18,7 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, NullLocator
 
 from archsweep.analysis.compare import Comparison, compare_experiments
 from archsweep.analysis.statistics import finished_loss, fit_layout, losses_by_seed
-from archsweep.analysis.verdicts import BEST, BETTER, LR_CONFOUNDED
+from archsweep.analysis.verdicts import BEST, BETTER, BUDGET_MISMATCH, LR_CONFOUNDED, UNDECIDED
 from archsweep.analysis.words import loss, short, words
 from archsweep.atomic import write_atomically
 from archsweep.errors import RecordError
@@ -89,7 +89,10 @@ def plot_training_curves(source: Given | Comparison, path: str | Path | None = N
 
 
 def plot_heat_map(source: Given | Comparison, path: str | Path | None = None) -> Figure:
-    """Mean validation loss over two compared dimensions, ± half of its 95 % interval; the best cell is framed."""
+    """Mean validation loss over two compared dimensions, ± half of its 95 % interval.
+
+    Framed: the best cell; dashed, what is equivalent to it; dotted, what is not decided.
+    """
     comparison = compare_experiments(source)
     if len(comparison.source.compare) != 2:
         raise RecordError(
@@ -102,7 +105,7 @@ def plot_heat_map(source: Given | Comparison, path: str | Path | None = None) ->
     texts = texts.where(texts.notna(), "")
     wide = max(means.shape) <= MOST_CELLS
     cell = (1.15, 0.75) if wide else (0.3, 0.3)
-    with _figure(2.6 + cell[0] * means.shape[1], 1.5 + cell[1] * means.shape[0], path) as (figure, axes):
+    with _figure(2.6 + cell[0] * means.shape[1], 1.8 + cell[1] * means.shape[0], path) as (figure, axes):
         heat = sns.heatmap(
             means.rename(index=_tick, columns=_tick), annot=texts.to_numpy() if wide else None, fmt="", cmap="crest", linecolor=PAPER,
             ax=axes, rasterized=not wide, linewidths=2 if wide else 0.5, cbar_kws={"label": "validation loss (nats/token)"},
@@ -114,9 +117,7 @@ def plot_heat_map(source: Given | Comparison, path: str | Path | None = None) ->
         heat.invert_yaxis()
         if wide:
             _cells_without_loss(heat, means, texts)
-        if means.notna().any(axis=None):
-            y, x = map(int, np.unravel_index(np.nanargmin(means.to_numpy()), means.shape))
-            heat.add_patch(Rectangle((x, y), 1, 1, fill=False, edgecolor=PALETTE[3], linewidth=2.5, clip_on=False))
+        _frames(heat, table, means, wide)
     return figure
 
 
@@ -308,6 +309,42 @@ def _half_widths(comparison: Comparison) -> dict[Any, float]:
     if ranked.empty:
         return {}
     return dict(fit_layout(losses_by_seed(comparison.source.results, ranked)).half_widths)
+
+
+class _Frame(NamedTuple):
+    """How the cells of some verdicts are framed; later frames lie on top."""
+
+    verdicts: tuple[str, ...]
+    label: str
+    style: str | tuple[int, tuple[float, ...]]
+    width: float
+    colour: str
+
+
+_FRAMES = (
+    _Frame((UNDECIDED, LR_CONFOUNDED, BUDGET_MISMATCH), "not decided", (0, (1, 1.6)), 1.6, INK),
+    _Frame(("EQUIVALENT",), "equivalent to it", (0, (4, 2)), 2.2, PALETTE[3]),
+    _Frame((BEST,), "the lowest", "-", 2.8, PALETTE[3]),
+)
+
+
+def _frames(axes: Axes, table: pd.DataFrame, means: pd.DataFrame, wide: bool) -> None:
+    """Frames of cells by their verdicts, drawn a little inside, so that neighbours do not cover each other; with a legend below."""
+    handles, inset = [], 0.035 if wide else 0.06
+    for frame in _FRAMES:
+        rows = table[table["verdict"].isin(frame.verdicts) & table["mean"].notna()]
+        for row, column in zip(rows[means.index.name], rows[means.columns.name], strict=True):
+            y, x = means.index.get_loc(row), means.columns.get_loc(column)
+            axes.add_patch(_framed(frame, x + inset, y + inset, 1 - 2 * inset, 1 if wide else 0.6))
+        if len(rows):
+            handles.append(_framed(frame, 0, 0, 1, 1))
+    axes.figure.legend(handles=handles[::-1], loc="outside lower left", ncols=3, fontsize=9, handlelength=2.8, handleheight=1.3)
+
+
+def _framed(frame: _Frame, x: float, y: float, side: float, scale: float) -> Rectangle:
+    return Rectangle(
+        (x, y), side, side, fill=False, edgecolor=frame.colour, linewidth=scale * frame.width, linestyle=frame.style, label=frame.label
+    )
 
 
 def _cells_without_loss(axes: Axes, means: pd.DataFrame, texts: pd.DataFrame) -> None:

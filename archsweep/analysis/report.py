@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import jinja2
 from markupsafe import Markup
 
-from archsweep.analysis import method, page, paper, search, tables
+from archsweep.analysis import designs, method, page, paper, search, tables
 from archsweep.analysis.audits import audits
 from archsweep.analysis.compare import Comparison, compare_experiments
 from archsweep.analysis.illustrations import illustrations, search_illustrations
@@ -85,6 +85,7 @@ def _markdown(value: object) -> str:
 def _content(comparison: Comparison) -> dict[str, Any]:
     """Everything that the templates print, as text; both formats say the same."""
     source, found = comparison.source, search.found(comparison)
+    designed = designs.read_designs(comparison, found)
     methods = [paper.setup(comparison), *method.method(comparison)]
     return {
         "title": source.name,
@@ -95,7 +96,8 @@ def _content(comparison: Comparison) -> dict[str, Any]:
         "audits": audits(comparison),
         "caveats": comparison.caveats,
         "ranking": tables.ranking(comparison),
-        "figures": [*search_illustrations(comparison, found), *illustrations(comparison)],
+        "figures": [*search_illustrations(comparison, found), *designs.design_illustrations(designed), *illustrations(comparison)],
+        "designs": designs.sections(designed),
         "search": _search(comparison, found),
         "front": tables.front(comparison, found),
         "budget": _budget_sentence(comparison),

@@ -40,13 +40,13 @@ def found(comparison: Comparison) -> Found | None:
         return None
     table = comparison.table[comparison.table["mean"].notna()].set_index("variant")
     order = [variant for variant in comparison.source.results["variant"].unique() if variant in table.index]
-    variants = table.loc[order].assign(**{name: _objective(name, comparison, order) for name in search.objectives}).reset_index()
+    variants = table.loc[order].assign(**{name: objective(name, comparison, order) for name in search.objectives}).reset_index()
     values = variants[list(search.objectives)].to_numpy(dtype=float)
     layout = fit_layout(losses_by_seed(comparison.source.results, best_settings(comparison.settings))) if order else None
     variants["half_width"] = layout.half_widths.reindex(order).to_numpy() if layout else []
     variants["front"] = non_dominated(values)
     variants["best_so_far"] = np.minimum.accumulate(variants["mean"].to_numpy(dtype=float))
-    return Found(search.objectives, variants, _importances(variants, comparison.source.compare), _counts(comparison))
+    return Found(search.objectives, variants, importances(variants, comparison.source.compare), _counts(comparison))
 
 
 def non_dominated(values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
@@ -56,7 +56,7 @@ def non_dominated(values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
     return np.asarray(known & ~np.array(beaten, dtype=bool))
 
 
-def _objective(name: str, comparison: Comparison, order: Sequence[str]) -> npt.NDArray[np.float64]:
+def objective(name: str, comparison: Comparison, order: Sequence[str]) -> npt.NDArray[np.float64]:
     """The objective of each variant, from its rows of the results."""
     if name == "val_loss":
         found = comparison.table.set_index("variant")["mean"]
@@ -68,7 +68,7 @@ def _objective(name: str, comparison: Comparison, order: Sequence[str]) -> npt.N
     return 1 / values if name == "decode_latency" else values
 
 
-def _importances(variants: pd.DataFrame, compare: Sequence[str]) -> dict[str, float]:
+def importances(variants: pd.DataFrame, compare: Sequence[str]) -> dict[str, float]:
     """How much each compared field has to do with being among the better variants, by PED-ANOVA (Watanabe et al. 2023)."""
     varied = [name for name in compare if name in variants and variants[name].nunique() > 1]
     if len(variants) < FEWEST_FOR_IMPORTANCE or not varied:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections import defaultdict
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +13,9 @@ import pandas as pd
 from scipy import stats
 
 from archsweep.errors import RecordError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 ALPHA = 0.05
 POWER = 0.8
@@ -62,14 +67,17 @@ def learning_rate_audit(table: pd.DataFrame, best: pd.DataFrame) -> pd.DataFrame
     The grid is what the variant tried to the end at its best weight decay: a rate that diverged bounds the best one from
     above, a rate that failed or is unfinished says nothing. `add` is the rate to add beyond the edge, at the grid's own spacing.
     """
-    rows = [_audit(row, table[(table["variant"] == row.variant) & table["ended"]]) for row in best.itertuples()]
+    tried: defaultdict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)  # of each variant: rates with weight decays
+    ended = table[table["ended"]].dropna(subset=["learning_rate"])
+    pairs = (ended[name].to_numpy(dtype=float, na_value=np.nan).tolist() for name in ("learning_rate", "weight_decay"))
+    for variant, tuned, *setting in zip(ended["variant"], ended["tuned"].fillna(""), *pairs, strict=True):
+        tried[variant, tuned].append((setting[0], setting[1]))
+    rows = [_audit(row, tried[row.variant, tuned]) for row, tuned in zip(best.itertuples(), best["tuned"].fillna(""), strict=True)]
     return pd.DataFrame(rows, columns=["variant", "edge", "add"], index=best.index)
 
 
-def _audit(best: pd.Series, tried: pd.DataFrame) -> tuple[str, str, float]:
-    planned_alike = tried["weight_decay"].eq(best.weight_decay) | pd.isna(best.weight_decay)
-    planned_alike &= tried["tuned"].eq(best.tuned) | pd.isna(best.tuned)
-    rates = sorted(float(rate) for rate in tried.loc[planned_alike, "learning_rate"].dropna().unique())
+def _audit(best: pd.Series, tried: list[tuple[float, float]]) -> tuple[str, str, float]:
+    rates = sorted({rate for rate, decay in tried if pd.isna(best.weight_decay) or decay == best.weight_decay})
     if len(rates) < 2:
         return best.variant, "not tuned", float("nan")
     if best.learning_rate == rates[0]:
@@ -208,14 +216,17 @@ def _critical(degrees: int) -> float:
 
 def power(effect: float, seeds: int, variants: int = 2, alpha: float = ALPHA) -> float:
     """Chance to find a difference of `effect` standard deviations of the paired difference, with the error pooled over the variants."""
+    return float(_powers(np.array([effect]), np.array([seeds]), variants, alpha)[0])
+
+
+def _powers(effects: npt.NDArray[np.float64], seeds: npt.NDArray[np.int64], variants: int, alpha: float) -> npt.NDArray[np.float64]:
+    """`power` of each effect with its number of seeds."""
     degrees = (variants - 1) * (seeds - 1)
-    if degrees < 1:
-        return 0.0
-    critical, shift = stats.t.ppf(1 - alpha / 2, degrees), effect * np.sqrt(seeds)
+    critical, shift = stats.t.ppf(1 - alpha / 2, degrees), effects * np.sqrt(seeds)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # scipy's noncentral t overflows far out, where the power is 1
         chance = stats.nct.sf(critical, degrees, shift) + stats.nct.cdf(-critical, degrees, shift)
-    return float(chance) if np.isfinite(chance) else 1.0
+    return np.where(degrees < 1, 0.0, np.where(np.isfinite(chance), chance, 1.0))
 
 
 def detectable_effect(seeds: int, variants: int = 2, alpha: float = ALPHA) -> float:
@@ -233,14 +244,22 @@ def detectable_effect(seeds: int, variants: int = 2, alpha: float = ALPHA) -> fl
 
 def seeds_needed(effect: float, variants: int = 2, alpha: float = ALPHA) -> int | None:
     """The fewest seeds that find `effect` four times out of five; None where more than MOST_SEEDS would be needed."""
-    effect = abs(effect)
-    if np.isnan(effect) or power(effect, MOST_SEEDS, variants, alpha) < POWER:
-        return None
-    low, high = 1, MOST_SEEDS
-    while high - low > 1:
+    return seeds_needed_each([effect], variants, alpha)[0]
+
+
+def seeds_needed_each(effects: Sequence[float], variants: int = 2, alpha: float = ALPHA) -> list[int | None]:
+    """`seeds_needed` of each effect, all at once: one by one, scipy's checks of its arguments take seconds for a thousand."""
+    sizes = np.abs(np.array(effects, dtype=float))
+    findable = ~np.isnan(sizes)
+    findable[findable] = _powers(sizes[findable], np.full(findable.sum(), MOST_SEEDS), variants, alpha) >= POWER
+    wanted = sizes[findable]
+    low, high = np.ones(len(wanted), dtype=int), np.full(len(wanted), MOST_SEEDS)
+    while (high - low > 1).any():
         middle = (low + high) // 2
-        low, high = (low, middle) if power(effect, middle, variants, alpha) >= POWER else (middle, high)
-    return high
+        enough = _powers(wanted, middle, variants, alpha) >= POWER
+        low, high = np.where(enough, low, middle), np.where(enough, middle, high)
+    found = iter(high.tolist())
+    return [next(found) if is_findable else None for is_findable in findable]
 
 
 def family_alpha(variants: int) -> float:

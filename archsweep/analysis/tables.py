@@ -28,7 +28,7 @@ class Table:
 
 
 def ranking(comparison: Comparison) -> Table:
-    named = comparison.source.compare
+    named = (*comparison.source.compare, *(["tuned"] if comparison.table["tuned"].notna().any() else []))
     header = (
         *(words(name) for name in named),
         "val loss", "± sd", "seeds", "to the best", "95 % interval", "Holm p", "best against it",
@@ -84,14 +84,14 @@ def front(comparison: Comparison, found: search.Found | None) -> Table:
             number(row["mean"], loss),
             number(row["half_width"], lambda half: decimals(half, half)),
             text(row["n"]),
-            *(number(row[name], _OBJECTIVES[name]) for name in others),
+            *(number(row[name], OBJECTIVES[name]) for name in others),
         )
         for _, row in front.iterrows()
     ]
     return Table(header, rows, frozenset(range(1, len(header))))
 
 
-_OBJECTIVES: dict[str, Callable[[float], str]] = {
+OBJECTIVES: dict[str, Callable[[float], str]] = {
     "parameters": "{:,.0f}".format,
     "non_embedding_parameters": "{:,.0f}".format,
     "flops": lambda value: si(value),

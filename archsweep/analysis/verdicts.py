@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from archsweep.analysis.statistics import ALPHA, Layout, family_alpha, seeds_needed
+from archsweep.analysis.statistics import ALPHA, Layout, family_alpha, seeds_needed_each
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +29,8 @@ def worst_status(statuses: pd.Series) -> str:
 
 
 def verdicts(table: pd.DataFrame, budgets: Sequence[BudgetRule]) -> list[str]:
-    return [_verdict(row, table.iloc[0], budgets) for _, row in table.iterrows()]
+    rows = table.to_dict("records")
+    return [_verdict(row, rows[0], budgets) for row in rows]
 
 
 def _verdict(row: pd.Series, best: pd.Series, budgets: Sequence[BudgetRule]) -> str:
@@ -58,17 +59,14 @@ def at_edge(row: pd.Series) -> bool:
 
 def seeds_to_find(table: pd.DataFrame, layout: Layout | None) -> Any:
     """For each undecided variant, the seeds that would find the difference seen four times out of five; missing beyond MOST_SEEDS."""
-    variants = len(layout.means) if layout else 0
-    needed = []
-    for _, row in table.iterrows():
-        effect = _effect(row, layout) if layout and row["verdict"] == UNDECIDED else float("nan")
-        needed.append(seeds_needed(effect, variants, family_alpha(variants)))
-    return pd.array(needed, dtype="Int64")
+    variants, seeds = (len(layout.means), layout.seeds) if layout else (0, 0)
+    effects = [_effect(row, seeds) if row["verdict"] == UNDECIDED else float("nan") for row in table.to_dict("records")]
+    return pd.array(seeds_needed_each(effects, variants, family_alpha(variants)), dtype="Int64")
 
 
-def _effect(row: pd.Series, layout: Layout) -> float:
+def _effect(row: pd.Series, seeds: int) -> float:
     """The difference to the best in standard deviations of that difference at one seed."""
-    sd = float(row["error"]) * layout.seeds**0.5
+    sd = float(row["error"]) * seeds**0.5
     if row["difference"] == 0:
         return 0.0
     return float(row["difference"]) / sd if sd else float("inf")

@@ -9,7 +9,7 @@ from archsweep.errors import SpaceError
 from archsweep.planning.plan import Plan, Trial, in_order
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from pydantic import JsonValue
 
@@ -26,6 +26,8 @@ def reconcile(recorded: Plan, planned: Plan, *, extend: bool) -> Plan:
     """
     if planned.search_id is not None and planned.search_id == recorded.search_id:
         return planned.goes_on(recorded)
+    if planned.search_id == recorded.search_id and {trial.id for trial in planned.trials} == {trial.id for trial in recorded.trials}:
+        return _joined(recorded, planned, planned.trials)  # an id names all of a trial's content: there is nothing to compare
     there = _models(recorded)
     same = there == _models(planned) and not _is_outdated(recorded) and planned.search_id == recorded.search_id
     if not same and not extend:
@@ -36,13 +38,14 @@ def reconcile(recorded: Plan, planned: Plan, *, extend: bool) -> Plan:
     if not same and (faults := list(_obstacles(recorded, planned))):
         raise SpaceError(f"{planned.name} cannot be extended: {'; '.join(faults)}. Give this sweep a name of its own with --name.")
     added = [trial for each in planned.trials if (trial := _missing(each, there, planned.corpus_id))]
+    return _joined(recorded, planned, in_order([*_as_planned(recorded, planned), *added], planned.early_stopping))
+
+
+def _joined(recorded: Plan, planned: Plan, trials: Iterable[Trial]) -> Plan:
+    """The planned sweep with `trials`, and with what the recorded one had refused and repeated."""
     refused = {label(refusal.variant): refusal for refusal in (*recorded.refused, *planned.refused)}
     return planned.model_copy(
-        update={
-            "trials": tuple(in_order([*_as_planned(recorded, planned), *added], planned.early_stopping)),
-            "refused": tuple(refused.values()),
-            "repeat": max(recorded.repeat, planned.repeat),
-        }
+        update={"trials": tuple(trials), "refused": tuple(refused.values()), "repeat": max(recorded.repeat, planned.repeat)}
     )
 
 
@@ -60,7 +63,8 @@ def _is_outdated(plan: Plan) -> bool:
 
 
 def _models(plan: Plan) -> set[Model]:
-    return {(_architecture(trial.config, plan.corpus_id), replica) for trial in plan.trials for replica in trial.replicas}
+    architectures = [_architecture(trial.config, plan.corpus_id) for trial in plan.trials]
+    return {(name, replica) for name, trial in zip(architectures, plan.trials, strict=True) for replica in trial.replicas}
 
 
 def _architecture(config: ExperimentConfig, corpus_id: str) -> str:

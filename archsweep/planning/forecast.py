@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from archsweep.planning.split import makespan, split
-from archsweep.planning.throughput import Measured, Rate, rate, set_up_seconds
+from archsweep.planning.throughput import Measured, Rate, Rates
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -97,8 +97,9 @@ def forecast(
 ) -> Forecast:
     """The plan's forecast, its times those of the trials that are `left` (default: all), split for the slots as a run splits them;
     `detectable` and `warnings` are what others found out."""
-    trials = tuple(_trial(trial, where) for trial in plan.trials)
-    parts = [_trial(trial, where).seconds for trial in _parts(plan, where, left)]
+    rates = Rates(where.known)
+    trials = tuple(_trial(trial, where, rates) for trial in plan.trials)
+    parts = [_trial(trial, where, rates).seconds for trial in _parts(plan, where, left)]
     seconds = [each for each in parts if each is not None]
     complete = len(seconds) == len(parts)
     whole = _each(seconds, lambda values: makespan(values, where.slots)) if complete else None
@@ -143,8 +144,8 @@ def _scaled(interval: Interval | None, by: float | None) -> Interval | None:
     return Interval(low=interval.low * by, expected=interval.expected * by, high=interval.high * by)
 
 
-def _trial(trial: Trial, where: Circumstances) -> TrialForecast:
-    found, tokens = rate(trial.config, where.known), trial.cost.train_tokens
+def _trial(trial: Trial, where: Circumstances, rates: Rates) -> TrialForecast:
+    found, tokens = rates.of(trial.config), trial.cost.train_tokens
     return TrialForecast(
         id=trial.id,
         replicas=len(trial.replicas),
@@ -152,7 +153,7 @@ def _trial(trial: Trial, where: Circumstances) -> TrialForecast:
         memory_bytes=trial.memory_bytes,
         tokens_per_parameter=tokens / trial.cost.parameters,
         epochs=tokens / where.corpus_tokens if where.corpus_tokens else None,
-        seconds=_seconds(trial, found, set_up_seconds(where.known)) if found else None,
+        seconds=_seconds(trial, found, rates.set_up_seconds) if found else None,
         measured=found is not None and found.exact,
     )
 

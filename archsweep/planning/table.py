@@ -6,11 +6,11 @@ import json
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from rich import box
-from rich.table import Table
+from rich.cells import cell_len
+from rich.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from pydantic import JsonValue
 
@@ -32,18 +32,32 @@ ABSENT = "\N{EN DASH}"  # a field that this variant does not compare
 UNKNOWN_EPOCHS = "epochs unknown until the text is tokenized"
 
 
-def table(plan: Plan, forecast: Forecast) -> Table:
+def table(plan: Plan, forecast: Forecast) -> Text:
     """A row per variant, with exact parameters in three conventions and what its trials take together."""
     rows = [_cells(plan, trials) for trials in _by_variant(plan, forecast)]
     folded = {name: rows[0][name] for name in _FOLDED if len({row[name] for row in rows}) == 1}
-    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), title=_title(plan), caption=_caption(folded))
-    shown.title_justify = shown.caption_justify = "left"
     columns = [name for name in rows[0] if name not in folded]
-    for name in columns:
-        shown.add_column(_HEADINGS.get(name, name), justify="right", vertical="bottom", no_wrap=True)
-    for row in rows:
-        shown.add_row(*(row[name] for name in columns))
-    return shown
+    heading, *body = _aligned(_head(columns), ([row[name] for name in columns] for row in rows))
+    told = Text.assemble((_title(plan), "table.title"), "\n\n", (heading, "table.header"), "\n", "\n".join(body))
+    return told.append("\n\n").append(caption, "table.caption") if (caption := _caption(folded)) else told
+
+
+def _head(columns: Sequence[str]) -> list[tuple[str, ...]]:
+    """The headings in as many lines as the tallest has, each at the bottom of its column."""
+    headings = [_HEADINGS.get(name, name).split("\n") for name in columns]
+    tallest = max(map(len, headings))
+    return list(zip(*([""] * (tallest - len(lines)) + lines for lines in headings), strict=True))
+
+
+def _aligned(head: Sequence[Sequence[str]], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The head with a rule below it, then a line for each row; columns are as wide as their widest cell and end at the right.
+
+    By hand, since rich takes a millisecond for a row, and a plan may have ten thousand.
+    """
+    lines = [*head, *rows]
+    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+    texts = ["".join(" " * (2 + width - cell_len(cell)) + cell for cell, width in zip(line, widths, strict=True)) for line in lines]
+    return ["\n".join([*texts[: len(head)], " " + "─" * (sum(widths) + 2 * len(widths) - 1)]), *texts[len(head) :]]
 
 
 def facts(plan: Plan, forecast: Forecast) -> Iterator[str]:

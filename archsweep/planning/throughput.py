@@ -15,7 +15,7 @@ from archsweep.config import TRAINER_VERSION, ExperimentConfig
 from archsweep.planning.cost import work_per_token
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
 THROUGHPUT_FILE = "throughput.jsonl"  # in the folder of the tokenized corpora
@@ -97,43 +97,77 @@ def append(cache_dir: Path, line: Measured) -> None:
         os.close(file)
 
 
-def first_measurement(config: ExperimentConfig, device_name: str, known: Sequence[Measured]) -> float | None:
-    """Seconds per token of this shape as they were first measured, so that a plan that rests on them stays as it is; None without."""
-    shape = shape_of(config)
-    lines = (line for line in known if line.by == "measurement" and line.device_name == device_name and line.shape == shape)
-    return next((line.seconds_per_token for line in lines), None)
+def first_measurements(device_name: str, known: Iterable[Measured]) -> dict[str, float]:
+    """Seconds per token of each shape, by its `shape_key`, as they were first measured on the device: a plan that rests on them stays as
+    it is."""
+    found: dict[str, float] = {}
+    for line in known:
+        if line.by == "measurement" and line.device_name == device_name:
+            found.setdefault(_key(line.shape), line.seconds_per_token)
+    return found
 
 
-def rate(config: ExperimentConfig, known: Sequence[Measured]) -> Rate | None:
-    """What `config` is predicted to take on the device that `known` is of; None where nothing alike was measured.
-
-    The same shape counts alone where it was measured. Else seconds follow work by a power of it, fitted to the logarithms.
-    """
-    shape = shape_of(config)
-    exact = [log(line.seconds_per_token) for line in known if line.shape == shape]
-    if exact:
-        return Rate(exp(median(exact)), _spread_of_repeats(known), exact=True)
-    alike = [line for line in known if line.shape.get("precision") == config.precision]
-    return _fitted(log(work_per_token(config)), alike) if alike else None
+def shape_key(config: ExperimentConfig) -> str:
+    """Names the shape of `config`."""
+    return _key(shape_of(config))
 
 
-def _fitted(x: float, lines: Sequence[Measured]) -> Rate:
+def _key(shape: dict[str, JsonValue]) -> str:
+    return json.dumps(shape, sort_keys=True)
+
+
+class Rates:
+    """What configs are predicted to take on the device that `known` is of. Made once for a plan, it reads `known` once, however long."""
+
+    def __init__(self, known: Sequence[Measured]) -> None:
+        self._exact: defaultdict[str, list[float]] = defaultdict(list)  # logarithms of seconds per token, by shape
+        alike: defaultdict[JsonValue, list[Measured]] = defaultdict(list)
+        for line in known:
+            self._exact[_key(line.shape)].append(log(line.seconds_per_token))
+            alike[line.shape.get("precision")].append(line)
+        self._spread_of_repeats = _spread_of_repeats(self._exact.values())
+        self._fits = {precision: _fit(lines) for precision, lines in alike.items()}
+        self.set_up_seconds = set_up_seconds(known)
+
+    def of(self, config: ExperimentConfig) -> Rate | None:
+        """What `config` takes; None where nothing alike was measured.
+
+        The same shape counts alone where it was measured. Else seconds follow work by a power of it, fitted to the logarithms.
+        """
+        if exact := self._exact.get(shape_key(config)):
+            return Rate(exp(median(exact)), self._spread_of_repeats, exact=True)
+        fit = self._fits.get(config.precision)
+        return None if fit is None else fit.at(log(work_per_token(config)))
+
+
+class _Fit(NamedTuple):
+    """A line through logarithms of work and of seconds per token, and where on it work was measured."""
+
+    slope: float
+    offset: float
+    spread: float
+    least: float
+    most: float
+
+    def at(self, x: float) -> Rate:
+        beyond = max(0.0, x - self.most, self.least - x)
+        return Rate(exp(self.slope * x + self.offset), self.spread + BEYOND * beyond, exact=False)
+
+
+def _fit(lines: Sequence[Measured]) -> _Fit:
     xs = [log(line.work_per_token) for line in lines]
     ys = [log(line.seconds_per_token) for line in lines]
     slope = linear_regression(xs, ys).slope if len(set(xs)) > 2 and max(xs) - min(xs) > log(2) else 1.0
     residuals = [y - slope * x for x, y in zip(xs, ys, strict=True)]
-    beyond = max(0.0, x - max(xs), min(xs) - x)
     spread = max(LEAST_SPREAD, stdev(residuals)) if len(residuals) > 2 else OTHER_SHAPE
-    return Rate(exp(slope * x + median(residuals)), spread + BEYOND * beyond, exact=False)
+    return _Fit(slope, median(residuals), spread, min(xs), max(xs))
 
 
-def _spread_of_repeats(known: Sequence[Measured]) -> float:
-    """How far measurements of one shape lie apart on this device, pooled over its shapes."""
-    shapes: defaultdict[str, list[float]] = defaultdict(list)
-    for line in known:
-        shapes[repr(line.shape)].append(log(line.seconds_per_token))
-    degrees = sum(len(repeats) - 1 for repeats in shapes.values())
-    squares = sum((len(repeats) - 1) * variance(repeats) for repeats in shapes.values() if len(repeats) > 1)
+def _spread_of_repeats(shapes: Iterable[list[float]]) -> float:
+    """How far measurements of one shape (logarithms) lie apart on this device, pooled over its shapes."""
+    repeated = [repeats for repeats in shapes if len(repeats) > 1]
+    degrees = sum(len(repeats) - 1 for repeats in repeated)
+    squares = sum((len(repeats) - 1) * variance(repeats) for repeats in repeated)
     return max(LEAST_SPREAD, sqrt(squares / degrees)) if degrees > 1 else SAME_SHAPE
 
 

@@ -31,9 +31,10 @@ class EarlyStopping:
         self.reasons: dict[str, str] = {}
         self._rule = rule
         self._parts: dict[str, set[str]] = {}  # of each variant, the trials that have its replicas
-        self._rows: dict[tuple[str, int], dict[str, Rows]] = {}  # by variant and evaluation, each trial's
+        self._rows: dict[int, dict[str, dict[str, Rows]]] = {}  # by evaluation and variant, each trial's
+        self._losses: dict[int, dict[str, float]] = {}  # by evaluation, of each variant all of whose replicas were evaluated there
         for trial in trials:
-            self._parts.setdefault(trial.label, set()).add(trial.id)
+            self._expect(trial)
         for trial in trials:
             for rows in write.recorded_evaluations(folder / TRIALS_FOLDER / trial.id).values():
                 self._note(trial, rows)
@@ -42,35 +43,39 @@ class EarlyStopping:
         """Note an evaluation; whether the trial stops there. A run that repeats what it had reported is judged where it was last."""
         if trial.id in self.reasons or not rows:
             return trial.id in self.reasons
-        self._parts.setdefault(trial.label, set()).add(trial.id)
+        self._expect(trial)
         number = self._note(trial, rows)
-        been_beyond = any(variant == trial.label and trial.id in seen and at > number for (variant, at), seen in self._rows.items())
+        been_beyond = any(at > number and trial.id in seen.get(trial.label, ()) for at, seen in self._rows.items())
         ended = all(row["status"] != "running" for row in rows)
         if been_beyond or ended or number not in rungs(self._rule, trial.config.num_evaluations):
             return False
-        losses = self._losses(number)
-        if (own := losses.pop(trial.label, None)) is None:  # other replicas of the variant are not there yet
+        losses = self._losses.get(number, {})
+        if (own := losses.get(trial.label)) is None:  # other replicas of the variant are not there yet
             return False
-        if (reason := verdict(self._rule, own, list(losses.values()))) is None:
+        others = [loss for variant, loss in losses.items() if variant != trial.label]
+        if (reason := verdict(self._rule, own, others)) is None:
             return False
         total = trial.cost.train_tokens // trial.config.tokens_per_step
         self.reasons[trial.id] = f"stopped at step {rows[0]['step']} of {total}: {reason}"
         return True
 
+    def _expect(self, trial: Trial) -> None:
+        """A trial has replicas of its variant: where it has not been evaluated, the variant has no loss."""
+        parts = self._parts.setdefault(trial.label, set())
+        if trial.id not in parts:
+            parts.add(trial.id)
+            for losses in self._losses.values():
+                losses.pop(trial.label, None)
+
     def _note(self, trial: Trial, rows: Rows) -> int:
         """Keep the rows; the number of their evaluation, of `num_evaluations` that lie equally far apart."""
         total = trial.cost.train_tokens // trial.config.tokens_per_step
         number: int = ceil(rows[0]["step"] * min(trial.config.num_evaluations, total) / total)
-        self._rows.setdefault((trial.label, number), {})[trial.id] = rows
+        seen = self._rows.setdefault(number, {}).setdefault(trial.label, {})
+        seen[trial.id] = rows
+        if set(seen) == self._parts[trial.label]:
+            self._losses.setdefault(number, {})[trial.label] = best_setting_loss([row for each in seen.values() for row in each])
         return number
-
-    def _losses(self, number: int) -> dict[str, float]:
-        """The loss of each variant all of whose replicas were evaluated there."""
-        return {
-            variant: best_setting_loss([row for rows in seen.values() for row in rows])
-            for (variant, at), seen in self._rows.items()
-            if at == number and set(seen) == self._parts[variant]
-        }
 
 
 def rungs(rule: ASHA | MedianStopping, evaluations: int) -> list[int]:

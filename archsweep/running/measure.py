@@ -44,6 +44,6 @@ def measure(work: Work, device_name: str, cache_dir: Path, workers: int, say: Ca
 
 def _unmeasured(work: Work, device_name: str, cache_dir: Path) -> Work:
     """One of each shape that has no measurement on the device."""
-    known = throughput.load(cache_dir)
-    shapes = {repr(throughput.shape_of(config)): (config, replicas) for config, replicas in work}
-    return [each for each in shapes.values() if throughput.first_measurement(each[0], device_name, known) is None]
+    known = throughput.first_measurements(device_name, throughput.load(cache_dir))
+    shapes = {throughput.shape_key(config): (config, replicas) for config, replicas in work}
+    return [each for shape, each in shapes.items() if shape not in known]

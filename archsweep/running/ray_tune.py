@@ -41,6 +41,7 @@ _SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0: Tune prints nothing
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # no snapshots of all trials as it goes on: nothing of Tune's is ever restored
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: running/stop.py
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths in a config mean the user's folder
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a trial that was granted no GPU sees none
@@ -151,7 +152,6 @@ def _fit(work: _Work, trials: Sequence[Trial], search: Search | None) -> Any:
     """One round: Tune's result dataframe of the trials and of those that the search adds, one row each."""
     from ray import tune
 
-    requests = dict(work.requests)  # Tune pickles what reads them, and `work` holds the screen
     trainable = tune.with_resources(
         tune.with_parameters(
             _trainable(),
@@ -160,11 +160,10 @@ def _fit(work: _Work, trials: Sequence[Trial], search: Search | None) -> Any:
             home=work.recorder.home,
             storage=work.storage,
         ),
-        lambda config: tune.PlacementGroupFactory(
-            [_bundle(requests[config["trial_id"]] if config["trial_id"] in requests else Resources(*config["asks"]))]
-        ),
+        # What a trial asks for is in its own config: Tune unpickles this function, and all that it holds, for every trial.
+        lambda config: tune.PlacementGroupFactory([_bundle(Resources(*config["asks"]))]),
     )
-    what = {"param_space": _param_space(trials)} if search is None else {}
+    what = {"param_space": _param_space(trials, work.requests)} if search is None else {}
     with tempfile.TemporaryDirectory(prefix="archsweep-tune-") as scratch:
         tuner = tune.Tuner(
             trainable,
@@ -288,13 +287,21 @@ def _check_some_node_holds(resources: Resources, nodes: Sequence[dict[str, float
         )
 
 
-def _param_space(trials: Sequence[Trial]) -> dict[str, Any]:
-    """Tune's view of the plan: trials by id, each with its config's fields as columns of Tune's own dataframe."""
+def _param_space(trials: Sequence[Trial], requests: Mapping[str, Resources]) -> dict[str, Any]:
+    """Tune's view of the plan: trials by id, each with what it asks for, and its config's fields as columns of Tune's own dataframe."""
     from ray import tune
 
-    configs = {trial.id: trial.config.to_dict() for trial in trials}
-    fields = {name: tune.sample_from(lambda spec, name=name: configs[spec.config.trial_id][name]) for name in ExperimentConfig.model_fields}
-    return {"trial_id": tune.grid_search(list(configs)), **fields}
+    told = {trial.id: trial.config.to_dict() | {"asks": list(requests[trial.id])} for trial in trials}
+    names = ("asks", *ExperimentConfig.model_fields)
+    fields = {name: tune.sample_from(lambda spec, name=name: told[spec.config.trial_id][name]) for name in names}
+    return {"trial_id": tune.grid_search(_Uncopied(told)), **fields}
+
+
+class _Uncopied(list[str]):
+    """A list that stays one: Tune copies its whole space for each trial, which would cost each of many trials a copy of all their names."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Uncopied:
+        return self
 
 
 def _trial_name(trial: Any) -> str:
@@ -434,6 +441,8 @@ def _callbacks(work: _Work) -> list[Any]:
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             self._record(lambda ours: self._work.recorder.finish(ours, trial.last_result), trial)
+            trial.metric_analysis.clear()  # averages of every number in every report: 80 kB a trial, which nobody asks for
+            trial.metric_n_steps.clear()
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             details = re.sub(r"\x1b\[[0-9;]*m", "", Path(trial.error_file).read_text())  # without the colours that Ray adds

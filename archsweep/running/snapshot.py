@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from archsweep.records.write import Outcome
 
@@ -41,8 +41,8 @@ class Counts(_Known):
     to_do: int = 0
 
     @classmethod
-    def of(cls, states: Iterable[State]) -> Self:
-        """How many there are of each."""
+    def of(cls, states: Iterable[State] | Mapping[State, int]) -> Self:
+        """How many there are of each, or of each as they were counted."""
         counted = Counter(states)
         return cls.model_validate({"total": counted.total(), **counted})
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import chain, repeat
 from statistics import fmean, stdev
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -34,31 +33,43 @@ class Tally:
         """`unknown` more trials will come, which a search has yet to suggest: each is taken for the mean of those that are known."""
         self._unknown = unknown
         self._clock, self._began = clock, clock()
-        self._states: dict[str, State] = dict.fromkeys((trial.id for trial in planned), "to_do")
-        self._work: dict[str, float] = {}
-        self._left: dict[str, float] = {}
+        self._states: dict[str, State] = {}
+        self._counts: Counter[State] = Counter()  # of the states: whoever looks, after every trial, does not go through all of them
+        self._waiting: dict[str, int] = {}  # the work of trials that have not begun
+        self._waiting_work = 0
+        self._left: dict[str, float] = {}  # of those that have, and not ended
+        self._work: dict[str, int] = {}
+        self._known_work = 0
         self._attempts: dict[str, _Attempt] = {}
         self._gained = 0.0
         self._first_report: tuple[float, float] | None = None  # when, and the work done by then: start-up is not the rate
         self._last_report = 0.0
         self._losses = Losses(planned)
+        for trial in planned:
+            self._set(trial.id, "to_do")
         self.expect(trials)
 
     def expect(self, trials: Sequence[Trial]) -> None:
         """These are left to train, instead of those of before: their parts, where they were split."""
-        for former in self._left:
-            self._states.pop(former)
-        self._states |= {trial.id: "to_do" for trial in trials}
-        self._work = {trial.id: float(trial.work) for trial in trials}
-        self._left = dict(self._work)
+        for former in (*self._waiting, *self._left):
+            self._counts[self._states.pop(former)] -= 1
+        for trial in trials:
+            self._set(trial.id, "to_do")
+        self._work = {trial.id: trial.work for trial in trials}
+        self._waiting, self._left = dict(self._work), {}
+        self._known_work = self._waiting_work = sum(self._work.values())
 
     def began(self, trial: Trial) -> None:
         """An attempt at a trial, the first or a later one."""
         if trial.id not in self._states:
             self._unknown -= 1
             self._losses.expect([trial])
-        self._states[trial.id] = "running"
-        self._left[trial.id] = self._work.setdefault(trial.id, float(trial.work))
+        if trial.id not in self._work:
+            self._work[trial.id] = trial.work
+            self._known_work += trial.work
+        self._set(trial.id, "running")
+        self._waits_no_more(trial)
+        self._left[trial.id] = self._work[trial.id]
         self._attempts[trial.id] = _Attempt(trial)
 
     def reported(self, trial: Trial, report: Report) -> None:
@@ -71,26 +82,36 @@ class Tally:
 
     def ended(self, trial: Trial, state: State, rows: Sequence[Mapping[str, Any]] = ()) -> None:
         """In this run or before it, with the last rows of its replicas."""
-        self._states[trial.id] = state
+        self._set(trial.id, state)
+        self._waits_no_more(trial)
         self._attempts.pop(trial.id, None)
         self._left.pop(trial.id, None)
         self._losses.add(trial.label, rows)
 
+    def _set(self, trial_id: str, state: State) -> None:
+        if (before := self._states.get(trial_id)) is not None:
+            self._counts[before] -= 1
+        self._states[trial_id] = state
+        self._counts[state] += 1
+
+    def _waits_no_more(self, trial: Trial) -> None:
+        self._waiting_work -= self._waiting.pop(trial.id, 0)
+
     def stopped(self) -> None:
         """The run is over: what was running is to do again."""
-        self._states |= dict.fromkeys(self._attempts, "to_do")
+        for trial_id in self._attempts:
+            self._set(trial_id, "to_do")
         self._attempts.clear()
 
     def snapshot(self) -> Snapshot:
         running = tuple(attempt.seen() for attempt in self._attempts.values())
         rates = [trial.tokens_per_second for trial in running if trial.tokens_per_second is not None]
-        known = sum(self._work.values())
-        unknown_states: repeat[State] = repeat("to_do", max(0, self._unknown))
-        unknown = max(0, self._unknown) * known / max(1, len(self._work))
-        left, total = sum(self._left.values()) + unknown, known + unknown
+        to_come: Counter[State] = Counter({"to_do": max(0, self._unknown)})
+        unknown = to_come.total() * self._known_work / max(1, len(self._work))
+        left, total = self._waiting_work + sum(self._left.values()) + unknown, self._known_work + unknown
         return Snapshot(
             at=datetime.now(UTC),
-            counts=Counts.of(chain(self._states.values(), unknown_states)),
+            counts=Counts.of(self._counts + to_come),
             running=running,
             best=self._losses.best,
             tokens_per_second=sum(rates) if rates else None,

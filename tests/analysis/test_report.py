@@ -78,7 +78,7 @@ def partial_sweep(tmp_path: Path) -> Path:
 def test_a_report_is_one_page_its_markdown_and_the_figures(tmp_path: Path) -> None:
     folder = write_sweep(tmp_path / "demo", GRID, planted)
     assert generate_summary_report(folder) == folder / "report.html"
-    names = ["differences", "heat_map", "learning_rates", "loss_against_cost", "training_curves"]
+    names = ["differences", "effects", "heat_map", "learning_rates", "loss_against_cost", "training_curves"]
     figures = [f"{name}.png" for name in names]
     assert sorted(path.name for path in (folder / "figures").iterdir()) == sorted([*figures, *(f"{name}.pdf" for name in names)])
     markdown = (folder / "report.md").read_text()

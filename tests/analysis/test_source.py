@@ -71,6 +71,7 @@ def test_no_text_of_the_report_calls_an_accuracy_nats(tmp_path: Path) -> None:
     assert (comparison.source.metric, comparison.source.unit) == ("negative accuracy", "")
     for text in (str(comparison), path.read_text(), (tmp_path / "report.md").read_text()):
         assert "nats" not in text
+        assert "dropout=0.0" in text
 
 
 def test_a_metric_that_the_schema_knows_keeps_its_unit() -> None:

@@ -24,6 +24,7 @@ from archsweep.analysis.statistics import (
     losses_by_seed,
     power,
     seeds_needed,
+    seeds_needed_each,
     settings,
 )
 from archsweep.errors import RecordError
@@ -218,6 +219,11 @@ def test_pooling_over_variants_finds_smaller_effects() -> None:
 def test_the_seeds_needed_are_those_that_statsmodels_solves_for(effect: float) -> None:
     solved = TTestPower().solve_power(effect_size=effect, alpha=0.05, power=0.8)
     assert seeds_needed(effect) == int(np.ceil(solved))
+
+
+def test_the_seeds_of_many_effects_are_those_of_each_by_itself() -> None:
+    solved = [int(np.ceil(TTestPower().solve_power(effect_size=effect, alpha=0.05, power=0.8))) for effect in (0.3, 2.0)]
+    assert seeds_needed_each([0.3, float("nan"), -2.0, 0.0]) == [solved[0], None, solved[1], None]
 
 
 def test_no_number_of_seeds_finds_no_difference() -> None:

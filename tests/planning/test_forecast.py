@@ -61,6 +61,24 @@ def test_times_add_up_one_after_another_and_side_by_side() -> None:
     assert "which have the shapes of 3 of the 3 trials" in told.basis
 
 
+class Counted(tuple[throughput.Measured, ...]):
+    """Measurements that count how often they are gone through."""
+
+    times = 0
+
+    def __iter__(self) -> Any:
+        self.times += 1
+        return super().__iter__()
+
+
+def test_what_was_measured_is_read_as_often_for_many_trials_as_for_two() -> None:
+    lines = measured(plan(), l1=1e-4, l2=2e-4)
+    few, many = Counted(lines), Counted(lines)
+    forecast(plan(), where()._replace(known=few))
+    forecast(plan(layers=tuple(range(1, 41))), where()._replace(known=many))
+    assert few.times == many.times > 0
+
+
 def test_only_what_is_left_takes_time() -> None:
     made = plan(repeat=1)
     known = measured(made, l1=1e-4, l2=2e-4)

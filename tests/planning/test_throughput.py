@@ -51,7 +51,7 @@ def test_a_torn_line_and_another_trainers_line_are_left_out(tmp_path: Path) -> N
 
 def test_a_shape_that_was_measured_counts_alone_and_its_rate_does_not_depend_on_how_it_is_taught() -> None:
     known = [line(seconds=seconds) for seconds in (1e-5, 3e-5, 2e-5)] + [line(BASE.copy(num_layers=4), seconds=9e-5)]
-    found = throughput.rate(BASE.copy(learning_rate=0.5, max_tokens=10**6, experiment_name="other"), known)
+    found = throughput.Rates(known).of(BASE.copy(learning_rate=0.5, max_tokens=10**6, experiment_name="other"))
     assert found is not None
     assert found.exact
     assert found.seconds_per_token == pytest.approx(2e-5)
@@ -62,12 +62,12 @@ def test_other_shapes_follow_the_power_of_work_that_was_measured() -> None:
     configs = [BASE.copy(num_layers=layers) for layers in (1, 2, 4, 8)]
     known = [line(config, seconds=1e-9 * work_per_token(config) ** 0.7) for config in configs]
     wanted = BASE.copy(num_layers=3)
-    found = throughput.rate(wanted, known)
+    found = throughput.Rates(known).of(wanted)
     assert found is not None
     assert not found.exact
     assert found.seconds_per_token == pytest.approx(1e-9 * work_per_token(wanted) ** 0.7)
     assert found.spread == throughput.LEAST_SPREAD
-    far = throughput.rate(BASE.copy(num_layers=80), known)
+    far = throughput.Rates(known).of(BASE.copy(num_layers=80))
     assert far is not None
     assert far.spread > found.spread, "beyond what was measured less is known"
 
@@ -77,7 +77,7 @@ def test_the_slope_and_the_spread_are_those_of_least_squares() -> None:
     noise = [0.1, -0.2, 0.05, 0.15, -0.1]
     known = [line(config, seconds=exp(0.8 * log(work_per_token(config)) - 20 + off)) for config, off in zip(configs, noise, strict=True)]
     wanted = BASE.copy(num_layers=4)
-    found = throughput.rate(wanted, known)
+    found = throughput.Rates(known).of(wanted)
     xs, ys = ([log(value(each)) for each in known] for value in (lambda each: each.work_per_token, lambda each: each.seconds_per_token))
     slope = np.polyfit(xs, ys, 1)[0]
     rest = np.array(ys) - slope * np.array(xs)
@@ -87,19 +87,19 @@ def test_the_slope_and_the_spread_are_those_of_least_squares() -> None:
 
 
 def test_one_measurement_scales_with_work_and_says_how_little_that_is() -> None:
-    found = throughput.rate(BASE.copy(num_layers=4), [line(seconds=1e-5)])
+    found = throughput.Rates([line(seconds=1e-5)]).of(BASE.copy(num_layers=4))
     assert found is not None
     assert found.seconds_per_token == pytest.approx(1e-5 * work_per_token(BASE.copy(num_layers=4)) / work_per_token(BASE))
     assert found.spread > throughput.OTHER_SHAPE
-    assert throughput.rate(BASE, []) is None
-    assert throughput.rate(BASE.copy(precision="bf16"), [line()]) is None, "another precision says nothing"
+    assert throughput.Rates([]).of(BASE) is None
+    assert throughput.Rates([line()]).of(BASE.copy(precision="bf16")) is None, "another precision says nothing"
 
 
 def test_a_plan_rests_on_the_first_measurement_whatever_comes_after_it() -> None:
     known = [line(seconds=9e-5), line(seconds=1e-5, by="measurement"), line(seconds=2e-5, by="measurement")]
-    assert throughput.first_measurement(BASE, "a processor", known) == 1e-5
-    assert throughput.first_measurement(BASE, "another", known) is None
-    assert throughput.first_measurement(BASE.copy(num_layers=3), "a processor", known) is None
+    assert throughput.first_measurements("a processor", known) == {throughput.shape_key(BASE): 1e-5}
+    assert throughput.first_measurements("another", known) == {}
+    assert throughput.shape_key(BASE.copy(num_layers=3)) != throughput.shape_key(BASE)
 
 
 def test_set_up_is_what_training_and_evaluation_leave() -> None:

@@ -124,3 +124,13 @@ def test_a_variant_in_several_trials_is_judged_when_all_of_them_are_there(trials
     both = rows(whole, 20, 6.0)
     assert not stopping.stops(parts[0], both[::2])
     assert stopping.stops(parts[1], both[1::2])
+
+
+def test_a_variant_of_which_another_part_comes_is_no_longer_compared_with(trials: tuple[Trial, ...], tmp_path: Path) -> None:
+    first, whole = trials[:2]
+    parts = [whole.model_copy(update={"id": f"part{index}", "replicas": whole.replicas[index::2]}) for index in range(2)]
+    stopping = EarlyStopping(ASHA(0.25, 2), [first, parts[0]], tmp_path)
+    both = rows(whole, 40, 4.0)
+    assert not stopping.stops(parts[0], both[::2])
+    assert not stopping.stops(parts[1], rows(whole, 20, 4.0)[1::2])  # of the variant's evaluation at 40 a part is missing now
+    assert not stopping.stops(first, rows(first, 40, 5.0))
