@@ -14,7 +14,7 @@ from archsweep.analysis.audits import audits
 from archsweep.analysis.compare import Comparison, compare_experiments
 from archsweep.analysis.illustrations import illustrations, search_illustrations
 from archsweep.analysis.metric import named, rename_axes, renamed
-from archsweep.analysis.verdicts import BETTER, UNDECIDED
+from archsweep.analysis.verdicts import BEST, BETTER, UNDECIDED
 from archsweep.analysis.words import Number, amount, plural, tag, variants_text, words
 from archsweep.atomic import write_atomically
 
@@ -96,6 +96,7 @@ def _content(comparison: Comparison) -> dict[str, Any]:
         "audits": audits(comparison),
         "caveats": comparison.caveats,
         "ranking": tables.ranking(comparison),
+        "beside": tables.beside(comparison),
         "figures": [*search_illustrations(comparison, found), *designs.design_illustrations(designed), *illustrations(comparison)],
         "designs": designs.sections(designed),
         "search": _search(comparison, found),
@@ -117,11 +118,11 @@ def _content(comparison: Comparison) -> dict[str, Any]:
 
 
 def _tone(comparison: Comparison) -> str:
-    """How the verdict's box is coloured: "decided" only where every other variant is beaten and nothing is missing."""
-    others = set(comparison.table["verdict"].iloc[1:])
-    if others == {BETTER}:
+    """How the verdict's box is coloured: "decided" only where every other variant is beaten, or better, and nothing is missing."""
+    found = {verdict.removesuffix(" BUT SMALL") for verdict in comparison.table["verdict"]} - {BEST, "REFERENCE"}
+    if found and found <= {BETTER, "WORSE"}:
         return "decided"
-    return "undecided" if others & {UNDECIDED, BETTER} else "open"
+    return "undecided" if found & {UNDECIDED, BETTER, "WORSE"} else "open"
 
 
 def _counts(comparison: Comparison) -> str:
