@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from archsweep.analysis.statistics import Array, Layout
 
-FEWEST_FOR_BOOTSTRAP = 5
+FEWEST_FOR_BOOTSTRAP = 20  # below it BCa covers less than it says: 84 % with 5 seeds, 88 % with 8 (benchmarks/RESULTS.md, verdicts)
 FEWEST_FOR_SIGNS = 6  # with five seeds the smallest two-sided p is 2 / 2**5 = .0625
 RESAMPLES = 2000
 MOST_SIGNS = 2**12  # exact up to twelve seeds, by resampling beyond
@@ -54,8 +54,8 @@ def omnibus(layout: Layout) -> Omnibus:
 
 def by_seed(layout: Layout, against: Hashable) -> pd.DataFrame:
     """For each variant, from its differences to the variant `against` seed by seed: the part of the seeds at which `against` is the better
-    one (ties count half), the 95 % interval of the mean difference (BCa from five seeds on, Student's below), and the exact p of flipping
-    its signs. NaN where seeds are not shared; there is no p for fewer than six seeds, which cannot bring it below .05.
+    one (ties count half), the 95 % interval of the mean difference (BCa for many seeds, Student's for few), and the exact p of flipping its
+    signs. NaN where seeds are not shared; there is no p for fewer than six seeds, which cannot bring it below .05.
     """
     index = layout.losses.index
     others = index[index != against]
@@ -72,9 +72,15 @@ def by_seed(layout: Layout, against: Hashable) -> pd.DataFrame:
 def _interval(differences: Array) -> tuple[Array, Array]:
     """95 % intervals of the mean of each row."""
     mean, n = differences.mean(axis=1), differences.shape[1]
-    if n < FEWEST_FOR_BOOTSTRAP:
-        half = stats.t.ppf(1 - ALPHA / 2, n - 1) * differences.std(axis=1, ddof=1) / np.sqrt(n)
-        return mean - half, mean + half
+    if n >= FEWEST_FOR_BOOTSTRAP:
+        return bca_interval(differences)
+    half = stats.t.ppf(1 - ALPHA / 2, n - 1) * differences.std(axis=1, ddof=1) / np.sqrt(n)
+    return mean - half, mean + half
+
+
+def bca_interval(differences: Array) -> tuple[Array, Array]:
+    """95 % intervals of the mean of each row by the bias-corrected and accelerated bootstrap."""
+    mean = differences.mean(axis=1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # differences without any spread, whose interval is their mean
         found = stats.bootstrap(

@@ -163,9 +163,9 @@ def test_the_part_of_the_seeds_at_which_one_is_better_counts_ties_half() -> None
     assert found[["v1", "v2"]].tolist() == [0.625, 0]
 
 
-def test_the_pairs_own_interval_is_students_below_five_seeds_and_bca_from_there_on() -> None:
+def test_the_pairs_own_interval_is_students_below_twenty_seeds_and_bca_from_there_on() -> None:
     rng = np.random.default_rng(8)
-    few, many = (table(rng.normal(3, 0.1, size=(2, seeds))) for seeds in (4, 6))
+    few, many = (table(rng.normal(3, 0.1, size=(2, seeds))) for seeds in (8, 20))
     expected = stats.ttest_rel(few.loc["v1"], few.loc["v0"]).confidence_interval()
     assert by_seed(fit_layout(few), "v0").loc["v1", ["own_low", "own_high"]].tolist() == pytest.approx(list(expected))
     difference = (many.loc["v1"] - many.loc["v0"]).to_numpy()
