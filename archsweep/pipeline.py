@@ -177,11 +177,13 @@ def forecast(plan: Plan, machine: Machine, results: Path, price: float | None = 
     if detect is None:
         return make_forecast(plan, where, left)
     from archsweep.analysis.power import power_of, recorded_spread
+    from archsweep.analysis.statistics import ALL_PAIRS, REFERENCE
 
     others = sorted(path.parent for path in results.resolve().glob(f"*/{PLAN_FILE}"))
     spread = recorded_spread(folder, others, plan.trials[0].cost.flops)
     variants = len({trial.label for trial in plan.trials})
-    power = power_of(detect.size, detect.relative, plan.repeat, variants, spread)
+    family = REFERENCE if plan.reference else ALL_PAIRS
+    power = power_of(detect.size, detect.relative, plan.repeat, variants, spread, family, tuned=bool(plan.tune))
     return make_forecast(plan, where, left, power.found, [power.warning] if power.warning else [])
 
 

@@ -182,7 +182,9 @@ class Space:
     `derive` may set further fields of a variant from the compared ones; it comes before the budget. A budget of sizes and one of length
     go together, as a pair. `constrain` sees the config that would train, and returns the reason why it must not, or None. Without a
     `method` every combination is trained. `prune_tune` gives up tuned settings that are far behind after half of the steps: it saves
-    time, and can give up one that would have won. Raises SpaceError, all faults at once.
+    time, and can give up one that would have won. With a `reference`, the compared values of one variant of a grid, every variant is tested
+    against it; without one, each pair is. Two losses that differ by less than `margin` (a part of the loss) count as equal. Raises
+    SpaceError, all faults at once.
     """
 
     base: ExperimentConfig
@@ -195,6 +197,8 @@ class Space:
     method: Optuna | None = None
     early_stopping: ASHA | MedianStopping | None = None
     prune_tune: bool = False
+    reference: Mapping[str, Value] | None = None
+    margin: float = 0.005
 
     def __post_init__(self) -> None:
         if faults := list(_faults(self)):
@@ -242,7 +246,10 @@ class Space:
         tune = {name: choice.ends() for name, choice in self.tune.items()}
         method = self.method and replace(self.method, trials=min(self.method.trials, SMOKE_TRIALS))
         derive = _shortened(self.derive, tokens)
-        return replace(self, base=base, compare=compare, tune=tune, repeat=2, derive=derive, method=method, budget=self.size_budget)
+        small = replace(
+            self, base=base, compare=compare, tune=tune, repeat=2, derive=derive, method=method, budget=self.size_budget, reference=None
+        )
+        return replace(small, reference=self.reference) if not list(_faults_of_reference(self.reference, small)) else small
 
 
 def as_budgets(budget: Budget | tuple[Budget, ...] | None) -> tuple[Budget, ...]:
@@ -285,6 +292,28 @@ def _faults(space: Space) -> Iterator[str]:
         yield "prune_tune compares the seeds of tuned settings half-way: it needs tune, a repeat of at least 2, and several evaluations."
     if space.early_stopping is not None:
         yield from _faults_of_early_stopping(space)
+    if not isinstance(space.margin, (int, float)) or not 0 < space.margin <= 0.5:
+        yield f"margin must be a part of the loss above 0 and at most 0.5, got {space.margin!r}. Half a percent is 0.005."
+    if isinstance(space.compare, Mapping):
+        yield from _faults_of_reference(space.reference, space)
+
+
+def _faults_of_reference(reference: object, space: Space) -> Iterator[str]:
+    """Why it names no variant by itself; whether the conditions and the budget leave that variant shows in the plan."""
+    if reference is None:
+        return
+    if space.method is not None:
+        yield "reference is for a grid, since a search may never suggest it. Leave it out, or leave out method."
+    if not isinstance(reference, Mapping) or not reference:
+        yield f'reference must map compared fields to the values of one variant, as {{"num_layers": 2}}, got {reference!r}.'
+        return
+    for name, value in reference.items():
+        if name not in space.compare:
+            yield f"reference: {name} is not compared: {nearest(str(name), space.compare)}"
+        elif isinstance(choice := values_of(space.compare[name]), Choice) and value not in choice.values:
+            yield f"reference: {name} is never {value!r}: it is one of {choice!r}."
+    if missing := [name for name, compared in space.compare.items() if name not in reference and not isinstance(compared, When)]:
+        yield f"reference must name one variant, and leaves open {', '.join(missing)}. Give a value for each."
 
 
 def _faults_of_role(role: str, choices: object, base: ExperimentConfig, *, ranges: bool) -> Iterator[str]:

@@ -230,3 +230,28 @@ def test_smoke_has_at_most_four_variants_of_the_ends(values: list[list[int]]) ->
 def test_a_changed_space_is_checked_again() -> None:
     with pytest.raises(SpaceError, match="repeat"):
         replace(space(), repeat=0)
+
+
+GRID = {"num_layers": Choice(1, 2, 4), "num_heads": Choice(2, 4)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"reference": {"num_layer": 1, "num_heads": 2}}, "reference: num_layer is not compared: did you mean num_layers?"),
+        ({"reference": {"num_layers": 3, "num_heads": 2}}, "reference: num_layers is never 3: it is one of Choice(1, 2, 4)."),
+        ({"reference": {"num_layers": 1}}, "leaves open num_heads"),
+        ({"reference": 2}, "reference must map compared fields to the values of one variant"),
+        ({"reference": {"num_layers": 1, "num_heads": 2}, "method": Optuna(3)}, "reference is for a grid"),
+        ({"margin": 0}, "margin must be a part of the loss above 0"),
+        ({"margin": 5}, "Half a percent is 0.005"),
+    ],
+)
+def test_what_is_tested_is_one_variant_and_a_part_of_the_loss(changes: dict[str, Any], told: str) -> None:
+    assert told in refused(compare=GRID, **changes)
+
+
+def test_a_smoke_test_keeps_a_reference_that_it_still_has() -> None:
+    ends = {"num_layers": 1, "num_heads": 2}
+    assert space(compare=GRID, reference=ends).smoke().reference == ends
+    assert space(compare=GRID, reference={"num_layers": 2, "num_heads": 2}).smoke().reference is None

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from archsweep.analysis.statistics import detectable_effect, family_alpha
-from archsweep.analysis.verdicts import at_edge, off_budget
-from archsweep.analysis.words import amount, decimals, variants_text, words
+from archsweep.analysis import trend
+from archsweep.analysis.detect import detectable_effect
+from archsweep.analysis.tuning import FEWEST_TO_SPLIT, choosing_seeds
+from archsweep.analysis.verdicts import BETTER, BETTER_BUT_SMALL, WORSE, WORSE_BUT_SMALL, at_edge, off_budget
+from archsweep.analysis.words import amount, decimals, names, variants_text, words
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from archsweep.analysis.source import BudgetRule, Source
-    from archsweep.analysis.statistics import Layout
+    from archsweep.analysis.statistics import Family, Layout
 
 FEWEST_TOKENS_PER_PARAMETER = 5  # below it a ranking is about this budget alone
 SIZE_TOLERANCE = 0.01  # where no budget is stated
+MANY_EPOCHS = 4
 
 
-def caveats(source: Source, tried: pd.DataFrame, table: pd.DataFrame, layout: Layout | None) -> tuple[str, ...]:
+def caveats(source: Source, tried: pd.DataFrame, table: pd.DataFrame, layout: Layout | None, family: Family) -> tuple[str, ...]:
     ranked = table[table["mean"].notna()]
     found = [
         _partial(source),
@@ -27,11 +30,13 @@ def caveats(source: Source, tried: pd.DataFrame, table: pd.DataFrame, layout: La
         _pruned(source),
         _edges(ranked),
         _untuned(ranked),
-        _tuned_on_test_seeds(tried),
+        _tuned_on_test_seeds(source, tried),
         _budget(source, ranked),
         _tokens(source, ranked),
         _under_trained(ranked),
-        _detectable(layout),
+        _repeated(source),
+        *_moving(source, ranked),
+        _detectable(layout, family),
         _unpaired(layout),
         _precisions(source),
     ]
@@ -100,10 +105,13 @@ def _untuned(ranked: pd.DataFrame) -> str:
     return f"{whose} not tuned: a difference may be one of learning rates, not of architectures."
 
 
-def _tuned_on_test_seeds(tried: pd.DataFrame) -> str:
-    if tried.groupby("variant").size().max() < 2:
+def _tuned_on_test_seeds(source: Source, tried: pd.DataFrame) -> str:
+    if tried.groupby("variant").size().max() < 2 or choosing_seeds(source.results):
         return ""
-    return "Each variant's setting was chosen on the same seeds that the test uses, which makes its loss look slightly better than it is."
+    return (
+        "Each variant's setting was chosen on the same seeds that the test uses, which makes its loss look slightly better than it is; "
+        f"from {FEWEST_TO_SPLIT} seeds on some only choose."
+    )
 
 
 def _budget(source: Source, ranked: pd.DataFrame) -> str:
@@ -141,13 +149,39 @@ def _under_trained(ranked: pd.DataFrame) -> str:
     )
 
 
-def _detectable(layout: Layout | None) -> str:
+def _repeated(source: Source) -> str:
+    """Tokens against those of the corpus, where the records say how many there are."""
+    epochs = (source.results["tokens"] / source.results["corpus_tokens"]).dropna()
+    if epochs.empty or epochs.max() <= 1:
+        return ""
+    few = " More than 4 teach less and less (Muennighoff et al. 2023)." if epochs.max() > MANY_EPOCHS else ""
+    return f"The training text was read up to {epochs.max():.2g} times.{few}"
+
+
+def _moving(source: Source, ranked: pd.DataFrame) -> list[str]:
+    """Decided differences that later training may undo."""
+    decided = ranked[ranked["verdict"].isin([BETTER, BETTER_BUT_SMALL, WORSE, WORSE_BUT_SMALL])]["variant"]
+    if decided.empty:
+        return []
+    leader = source.reference or ranked["variant"].iloc[0]
+    crossed, closing = (decided[decided.isin(found)] for found in trend.moving(source.curves, ranked, leader))
+    found = []
+    if len(crossed):
+        found.append(f"Curves still cross: in the last half of training, the order against {leader} has changed for {names(crossed)}.")
+    if len(closing):
+        found.append(
+            f"The ranking is moving: as in the last half of training, twice as long would close the gap of {names(closing)} to {leader}."
+        )
+    return found
+
+
+def _detectable(layout: Layout | None, family: Family) -> str:
     if layout is None or len(layout.means) < 2:
         return ""
     if not layout.degrees:
         return "One seed for each variant shows no spread, so nothing can be tested: repeat with at least 3 seeds."
     variants = len(layout.means)
-    smallest = detectable_effect(layout.seeds, variants, family_alpha(variants)) * layout.error * 2**0.5
+    smallest = detectable_effect(layout.seeds, variants, family.strictest(variants), family) * layout.error * 2**0.5
     return (
         f"With {layout.seeds} seeds and {variants} variants, a difference must be about {decimals(smallest, smallest)} nats/token "
         "to be found four times out of five."

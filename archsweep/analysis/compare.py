@@ -6,15 +6,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import pandas as pd
 
 from archsweep.analysis.caveats import caveats
+from archsweep.analysis.checks import Omnibus, by_seed, omnibus
+from archsweep.analysis.compute import KAPLAN, Exponent, compute_ratio
+from archsweep.analysis.equivalence import equivalence_p
 from archsweep.analysis.frames import Roles
-from archsweep.analysis.metric import named
+from archsweep.analysis.metric import LOSS, named
+from archsweep.analysis.scaling import compute_exponent
 from archsweep.analysis.sentence import search_sentence, sentence
 from archsweep.analysis.source import Given, Source, read_source
-from archsweep.analysis.statistics import all_pairs, at_settings, best_settings, fit_layout, learning_rate_audit, losses_by_seed, settings
-from archsweep.analysis.verdicts import seeds_to_find, verdicts, worst_status
+from archsweep.analysis.statistics import ALL_PAIRS, REFERENCE, Family, Layout, all_against, all_pairs, fit_layout
+from archsweep.analysis.tuning import (
+    at_common_rate,
+    at_settings,
+    best_settings,
+    choosing_seeds,
+    learning_rate_audit,
+    losses_by_seed,
+    sensitivity,
+    settings,
+)
+from archsweep.analysis.verdicts import REFERENCE_ITSELF, detectable, seeds_to_find, verdicts, worst_status
 from archsweep.analysis.words import decimals, difference, loss, p_value, verdict_text
 from archsweep.atomic import write_atomically
 
@@ -26,8 +41,9 @@ if TYPE_CHECKING:
 class Comparison:
     """What may be said about a sweep's variants; print it, or read its parts.
 
-    `table` has a row per variant, the best first; `difference`, its interval and `verdict` are against the best. BETTER says
-    that the best one is better than the variant of that row. `pairs` has all pairs, `settings` every tuned setting.
+    `table` has a row per variant, the best first; `difference`, its interval and `verdict` are against the best, and BETTER says
+    that the best one is better than the variant of that row. Where the plan names a reference, they are against that, and BETTER says that
+    the variant of the row is better than it. `pairs` has the pairs that were tested, `settings` every tuned setting.
     """
 
     question: str
@@ -37,6 +53,10 @@ class Comparison:
     pairs: pd.DataFrame
     settings: pd.DataFrame
     source: Source
+    family: Family
+    exponent: Exponent
+    omnibus: Omnibus
+    common_rate: float  # the learning rate with the lowest mean over all variants
 
     def __str__(self) -> str:
         parts = [self.question, self.verdict, _plain_table(self.table), *(f"- {caveat}" for caveat in self.caveats)]
@@ -53,41 +73,90 @@ def compare_experiments(
     repeat: str | None = None,
     metric: str | None = None,
     mode: Literal["min", "max"] = "min",
+    reference: str | None = None,
+    margin: float | None = None,
+    exponent: Exponent | None = None,
 ) -> Comparison:
     """Compare a sweep's folder, several that are joined, a list of ExperimentResults, a dataframe of results or Ray Tune's ResultGrid.
 
     For the last two, `compare` names the columns that make a variant (left out: "variant"), `tune` those that each variant may choose for
     itself, `repeat` the one that pairs the repetitions (left out: "seed"), `metric` the one to compare ("val_loss"), with mode="max" where
-    a large one is good. Tune's "config/" before a name may be left out. Into `output_dir` go comparison.txt and comparison.csv.
+    a large one is good. Tune's "config/" before a name may be left out. `reference` is the variant that all are tested against (left out:
+    every pair is tested) and `margin` the part of the loss within which losses count as equal; a sweep's plan says both.
+    `exponent` turns a difference into a factor of compute; left out, it is that of the sweep's own scaling law, else Kaplan's.
+    Into `output_dir` go comparison.txt and comparison.csv.
     """
-    comparison = source if isinstance(source, Comparison) else _compare(read_source(source, Roles(compare, tune, repeat, metric, mode)))
+    roles = Roles(compare, tune, repeat, metric, mode)
+    comparison = source if isinstance(source, Comparison) else _compare(read_source(source, roles, reference, margin), exponent)
     if output_dir is not None:
         write_atomically(Path(output_dir) / "comparison.txt", f"{comparison}\n")
         write_atomically(Path(output_dir) / "comparison.csv", safe_cells(comparison.table).to_csv(index=False))
     return comparison
 
 
-def _compare(source: Source) -> Comparison:
+def _compare(source: Source, exponent: Exponent | None) -> Comparison:
     tried = settings(source.results)
     best = best_settings(tried)
+    family = REFERENCE if source.reference else ALL_PAIRS
     layout = fit_layout(losses_by_seed(source.results, best)) if len(best) else None
-    pairs = all_pairs(layout) if layout else pd.DataFrame(columns=["first", "second", "difference", "error", "low", "high", "p", "holm_p"])
-    table = pd.concat([_ranked(source, tried, best, pairs), _without_result(source, best)], ignore_index=True)
-    table["verdict"] = verdicts(table, source.budgets)
-    table["seeds_needed"] = seeds_to_find(table, layout)
+    pairs = _pairs(source, layout)
+    common_rate, at_common = at_common_rate(tried, best)
+    table = pd.concat([_ranked(source, tried, best, at_common), _without_result(source, best)], ignore_index=True)
+    exponent = exponent or (_own_exponent(table) if source.metric == LOSS else None) or KAPLAN
+    table = _tested(table, source, layout, pairs, exponent)
+    table["verdict"] = verdicts(table, source.budgets, source.reference, source.margin)
+    table["seeds_needed"] = seeds_to_find(table, layout, family, tuned=bool(choosing_seeds(source.results)) or _is_tuned(tried))
+    table["detectable"] = detectable(table, layout, family)
     so_far = "So far: " if (source.results["status"] == "unfinished").any() else ""
-    verdict = search_sentence(source.search, table) if source.search else sentence(table)
-    limits = tuple(named(caveat, source) for caveat in caveats(source, tried, table, layout))
-    return Comparison(source.question, named(so_far + verdict, source), table, limits, pairs, tried, source)
+    verdict = search_sentence(source.search, table) if source.search else sentence(table, source, exponent)
+    limits = tuple(named(caveat, source) for caveat in caveats(source, tried, table, layout, family))
+    at_once = omnibus(layout) if layout else Omnibus(float("nan"), float("nan"))
+    return Comparison(
+        source.question, named(so_far + verdict, source), table, limits, pairs, tried, source, family, exponent, at_once, common_rate
+    )
+
+
+def _own_exponent(table: pd.DataFrame) -> Exponent | None:
+    alpha = compute_exponent(table)
+    return Exponent(alpha, "the sweep's own scaling law") if alpha else None
+
+
+def _is_tuned(tried: pd.DataFrame) -> bool:
+    return bool(tried.groupby("variant").size().max() > 1)
+
+
+# --------------------------------------------------------------------------------------------------------------------- the tests
+
+
+def _pairs(source: Source, layout: Layout | None) -> pd.DataFrame:
+    """The pairs of the family, with the p-value that each is equal within the margin."""
+    if layout is None or (source.reference and source.reference not in layout.means.index):
+        return pd.DataFrame(columns=[*_TESTS, "first", "second", "degrees", "p"])
+    pairs = all_against(layout, source.reference) if source.reference else all_pairs(layout)
+    margin = source.margin * layout.means.loc[pairs["first"]].abs().to_numpy(dtype=float)
+    return pairs.assign(equivalence_p=equivalence_p(pairs, margin))
+
+
+_TESTS = ["difference", "error", "low", "high", "holm_p", "equivalence_p"]
+
+
+def _tested(table: pd.DataFrame, source: Source, layout: Layout | None, pairs: pd.DataFrame, exponent: Exponent) -> pd.DataFrame:
+    """The table with each variant's difference to the best, or to the reference, and what speaks for it."""
+    standard = source.reference or table["variant"].iloc[0]
+    against = pairs[pairs["first"] == standard] if source.reference else pairs.head(max(0, len(layout.means) - 1) if layout else 0)
+    tests = against.set_index("second")[_TESTS].astype(float)
+    if layout is not None and standard in layout.means.index:
+        tests = tests.join(by_seed(layout, standard), how="outer")
+    ratio = compute_ratio(table["mean"], table["variant"] == standard, exponent)
+    return table.join(tests, on="variant").assign(compute_ratio=ratio if source.metric == LOSS else np.nan)  # a law of losses alone
 
 
 # --------------------------------------------------------------------------------------------------------------------- the table
 
 
-def _ranked(source: Source, tried: pd.DataFrame, best: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
-    """A row per variant with a setting that counts: its best setting, its cost, its difference to the best variant."""
+def _ranked(source: Source, tried: pd.DataFrame, best: pd.DataFrame, at_common: pd.Series) -> pd.DataFrame:
+    """A row per variant with a setting that counts: its best setting, how much that matters, its cost."""
     audit = learning_rate_audit(tried, best)
-    against = pairs.head(max(0, len(best) - 1)).set_index("second").reindex(best["variant"]).reset_index(drop=True)
     facts = _facts(source, best)
     return pd.DataFrame(
         {
@@ -101,14 +170,17 @@ def _ranked(source: Source, tried: pd.DataFrame, best: pd.DataFrame, pairs: pd.D
             "tuned": best["tuned"],
             "learning_rate_edge": audit["edge"],
             "learning_rate_to_add": audit["add"],
+            "at_common_rate": at_common.to_numpy(dtype=float),
+            "learning_rate_sensitivity": sensitivity(tried, best, _loss_before_training(source)).to_numpy(dtype=float),
             **{name: facts[name] for name in (*_COST_COLUMNS, "train_seconds")},
-            "difference": against["difference"],
-            "error": against["error"],
-            "low": against["low"],
-            "high": against["high"],
-            "holm_p": against["holm_p"],
         }
     )
+
+
+def _loss_before_training(source: Source) -> float:
+    """Of a uniform guess among the tokens; NaN where the vocabulary is not known, and of another metric."""
+    sizes = source.results["vocab_size"].dropna() if source.metric == LOSS else ()
+    return float(np.log(max(sizes))) if len(sizes) else float("nan")
 
 
 _SIZES = ("parameters", "non_embedding_parameters", "kaplan_parameters")
@@ -146,7 +218,9 @@ def _plain_table(table: pd.DataFrame) -> str:
             "seeds": table["n"],
             "best LR": [f"{rate:g}" if pd.notna(rate) else "-" for rate in table["learning_rate"]],
             **({"tuned": table["tuned"].fillna("-")} if table["tuned"].notna().any() else {}),
-            "to the best": [difference(row).removesuffix(" nats/token") if pd.notna(row["difference"]) else "-" for row in rows],
+            "to the reference" if REFERENCE_ITSELF in set(table["verdict"]) else "to the best": [
+                difference(row).removesuffix(" nats/token") if pd.notna(row["difference"]) else "-" for row in rows
+            ],
             "Holm p": [p_value(p) for p in table["holm_p"]],
             "verdict": [verdict_text(row) for row in rows],
         }

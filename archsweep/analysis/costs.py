@@ -14,7 +14,8 @@ from matplotlib.ticker import EngFormatter
 
 from archsweep.analysis import plots
 from archsweep.analysis.search import non_dominated
-from archsweep.analysis.statistics import best_settings, fit_layout, losses_by_seed
+from archsweep.analysis.statistics import fit_layout
+from archsweep.analysis.tuning import best_settings, losses_by_seed
 
 if TYPE_CHECKING:
     from archsweep.analysis.compare import Comparison

@@ -13,8 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullLocator, PercentFormatter
 
 from archsweep.analysis import scaling
-from archsweep.analysis.plots import INK, MARKERS, MUTED, PALETTE, PAPER, STYLE
-from archsweep.analysis.verdicts import BEST
+from archsweep.analysis.plots import INK, MARKERS, MUTED, PALETTE, PAPER, STYLE, standard_name, standard_of
 from archsweep.analysis.words import short, si, text, words
 
 if TYPE_CHECKING:
@@ -59,22 +58,23 @@ def is_numeric(comparison: Comparison) -> bool:
 
 
 def plot_loss_increase(comparison: Comparison) -> Figure:
-    """Loss above the best in per cent against the one compared number, with 95 % intervals, as in figure 5 of Kaplan et al. 2020."""
+    """Loss above the best, or the reference, in per cent against the one compared number (figure 5 of Kaplan et al. 2020)."""
     (name,) = comparison.source.compare
-    table = comparison.table[comparison.table["mean"].notna()].sort_values(name)
-    x, lowest = table[name].to_numpy(dtype=float), float(table["mean"].min())
-    middle, low, high = (100 * table[column].to_numpy(dtype=float, na_value=np.nan) / lowest for column in ("difference", "low", "high"))
-    best = (table["verdict"] == BEST).to_numpy() | np.isnan(middle)
-    middle = np.where(np.isnan(middle), 0.0, middle)
+    known = comparison.table[comparison.table["mean"].notna()]
+    table, standard = known.sort_values(name), standard_of(known)
+    x, of = table[name].to_numpy(dtype=float), float(standard["mean"])
+    increase = 100 * (table["mean"].to_numpy(dtype=float) / of - 1)
+    low, high = (100 * table[column].to_numpy(dtype=float, na_value=np.nan) / of for column in ("low", "high"))
+    itself = (table["variant"] == standard["variant"]).to_numpy(dtype=bool)
     with panels(6.4, 4.0) as (figure, (axes,)):
         axes.axhline(0, color=INK, linewidth=1)
-        axes.plot(x, middle, color=PALETTE[0], linewidth=1.2, alpha=0.6)
+        axes.plot(x, increase, color=PALETTE[0], linewidth=1.2, alpha=0.6)
         axes.vlines(x, low, high, color=PALETTE[0], linewidth=2.2, zorder=3)
-        axes.plot(x[~best], middle[~best], "o", color=PALETTE[0], markerfacecolor=PAPER, markersize=7, markeredgewidth=1.8, zorder=4)
-        axes.plot(x[best], middle[best], "D", color=PALETTE[0], markersize=8, zorder=5)
+        axes.plot(x[~itself], increase[~itself], "o", color=PALETTE[0], markerfacecolor=PAPER, markersize=7, markeredgewidth=1.8, zorder=4)
+        axes.plot(x[itself], increase[itself], "D", color=PALETTE[0], markersize=8, zorder=5)
         _number_axis(axes, x, words(name))
         axes.yaxis.set_major_formatter(PercentFormatter(decimals=None))
-        axes.set_ylabel("loss increase over the best")
+        axes.set_ylabel(f"loss increase over {standard_name(known)}")
     return figure
 
 

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from archsweep.analysis import design_plots, search, search_plots
+from archsweep.analysis import design_plots, plots, search, search_plots
 from archsweep.analysis.factorial import Effects, effects
 from archsweep.analysis.illustrations import Illustration
 from archsweep.analysis.picks import Pick, picks
 from archsweep.analysis.scaling import DRAWS, Fit, Scaling, optima, scaling
-from archsweep.analysis.statistics import best_settings, fit_layout, losses_by_seed
+from archsweep.analysis.statistics import fit_layout
 from archsweep.analysis.tables import OBJECTIVES, Table
+from archsweep.analysis.tuning import best_settings, losses_by_seed
 from archsweep.analysis.words import MINUS, decimals, loss, number, p_value, plural, si, text, words
 
 if TYPE_CHECKING:
@@ -67,12 +68,14 @@ def sections(designs: Designs) -> list[Section]:
 def design_illustrations(designs: Designs) -> Iterator[Illustration]:
     comparison = designs.comparison
     if design_plots.is_numeric(comparison):
-        name = words(comparison.source.compare[0])
+        name, standard = words(comparison.source.compare[0]), plots.standard_name(comparison.table)
         caption = (
-            "Per cent of the lowest loss. Bars: 95 % interval of the difference to the best, which is the filled diamond. "
+            f"Per cent of the loss of {standard}, which is the filled diamond. Bars: 95 % interval of the difference to it. "
             "A line through the variants guides the eye and is no model."
         )
-        yield Illustration("loss_increase", f"Loss increase over the best, by {name}", caption, design_plots.plot_loss_increase(comparison))
+        yield Illustration(
+            "loss_increase", f"Loss increase over {standard}, by {name}", caption, design_plots.plot_loss_increase(comparison)
+        )
     if designs.effects:
         lines = " Coloured: a line per level of the other dimension; where they are not parallel, the two interact."
         caption = "Black: mean over the levels of all other dimensions, with its 95 % interval from the pooled error."

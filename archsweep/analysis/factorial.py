@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from archsweep.analysis.statistics import ALPHA, best_settings, fit_layout, holm, losses_by_seed
+from archsweep.analysis.statistics import ALPHA, fit_layout, holm
+from archsweep.analysis.tuning import best_settings, losses_by_seed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -51,17 +51,19 @@ class Illustration:
 def illustrations(comparison: Comparison) -> Iterator[Illustration]:
     """The figures that this comparison has data for."""
     source, count = comparison.source, int(comparison.table["mean"].notna().sum())
+    standard = plots.standard_name(comparison.table)
     best = f" The best {plots.MOST_VARIANTS} of {count} variants." if count > plots.MOST_VARIANTS else ""
     if count > 1:
         caption = (
-            "Right of the line: worse than the best. Filled: BETTER. Hollow grey: undecided. Hollow orange: learning rate at the edge."
+            f"Right of the line: worse than {standard}, the diamond. Band: differences that count as none. Filled circle: decided. Square: "
+            "equivalent. Hollow grey: undecided. Hollow orange: no verdict, as its learning rate is at the edge or its budget is off."
         )
-        yield Illustration("differences", "Difference to the best", caption + best, plots.plot_differences(comparison))
+        yield Illustration("differences", f"Difference to {standard}", caption + best, plots.plot_differences(comparison))
     if count > 1 and len(source.compare) == 2:
         title = f"Loss over {source.compare[0]} and {source.compare[1]}"
         caption = (
             "Each variant at its best setting, ± half of the 95 % interval of its mean from the pooled error. "
-            "Framed: the lowest; dashed: equivalent to it; dotted: not decided."
+            f"Framed: the lowest; dashed: equivalent to {standard}; dotted: not decided."
         )
         yield Illustration("heat_map", title, caption, plots.plot_heat_map(comparison))
     if (comparison.settings.groupby("variant")["learning_rate"].nunique() > 1).any():

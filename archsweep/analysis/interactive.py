@@ -28,8 +28,9 @@ def training_curves(comparison: Comparison) -> Drawing | None:
     if curves.empty:
         return None
     x = "tokens" if curves["tokens"].notna().all() else "evaluation"
-    groups = dict(list(curves.groupby("variant")))
-    names = [name for name in comparison.table["variant"] if name in groups][: plots.MOST_VARIANTS]
+    there = set(curves["variant"])
+    names = [name for name in comparison.table["variant"] if name in there][: plots.MOST_VARIANTS]
+    groups = dict(list(curves[curves["variant"].isin(names)].groupby("variant")))
     return {
         "kind": "curves",
         "x": "training tokens" if x == "tokens" else "evaluation",

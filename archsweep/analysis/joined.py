@@ -37,6 +37,8 @@ def join(sources: Sequence[Source]) -> Source:
     results["variant"] = pd.array(_variants(results, compare), dtype="string")
     curves = _curves(sources, tags, results)
     kept = _once(results)
+    references = {source.reference for source in sources} & {None, *kept["variant"]}
+    reference = references.pop() if len(references) == 1 else None  # where the sweeps differ, every pair is tested
     return replace(
         sources[0],
         name=" and ".join(tags),
@@ -50,7 +52,9 @@ def join(sources: Sequence[Source]) -> Source:
         command="; ".join(source.command for source in sources if source.command),
         search=None,
         early_stopping=" and ".join(dict.fromkeys(source.early_stopping for source in sources if source.early_stopping)),
-        notes=tuple(filter(None, _notes(sources, tags, results, kept, compare))),
+        reference=reference,
+        margin=min(source.margin for source in sources),
+        notes=tuple(filter(None, _notes(sources, tags, results, kept, compare, reference))),
     )
 
 
@@ -121,11 +125,19 @@ def _budgets(sources: Sequence[Source], tags: Sequence[str], results: pd.DataFra
 # --------------------------------------------------------------------------------------------------------------- what must be said
 
 
-def _notes(sources: Sequence[Source], tags: Sequence[str], results: pd.DataFrame, kept: pd.DataFrame, compare: Sequence[str]) -> list[str]:
+def _notes(
+    sources: Sequence[Source],
+    tags: Sequence[str],
+    results: pd.DataFrame,
+    kept: pd.DataFrame,
+    compare: Sequence[str],
+    reference: str | None,
+) -> list[str]:
     counts = [f"{tag} ({results.loc[results['tag'] == tag, 'variant'].nunique()} variants)" for tag in tags]
     twice = len(results) - len(kept)
+    family = "tested and corrected together" if reference is None else f"tested against {reference} and corrected together"
     return [
-        f"Joined from {' and '.join(counts)}: all {kept['variant'].nunique()} variants are one family, tested and corrected together.",
+        f"Joined from {' and '.join(counts)}: all {kept['variant'].nunique()} variants are one family, {family}.",
         f"{twice} replicas are in more than one of these sweeps and count once." if twice else "",
         _different_budgets(sources, tags),
         _different_fields(results, tags, compare),

@@ -7,8 +7,12 @@ from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
+from archsweep.analysis.checks import FEWEST_FOR_BOOTSTRAP, FEWEST_FOR_SIGNS
+from archsweep.analysis.tuning import FEWEST_TO_SPLIT, choosing_seeds
 from archsweep.analysis.verdicts import LR_CONFOUNDED
-from archsweep.analysis.words import duration, plural
+from archsweep.analysis.words import duration, p_value, percent, plural
 from archsweep.config import TRAINER_VERSION, ExperimentConfig
 from archsweep.errors import ConfigError
 from archsweep.records.files import load_plan
@@ -20,7 +24,7 @@ if TYPE_CHECKING:
 
     from archsweep.analysis.compare import Comparison
 
-_PACKAGES = ("archsweep", "pandas", "scipy")  # what the analysis computes with
+_PACKAGES = ("archsweep", "pandas", "scipy", "statsmodels")  # what the analysis computes with
 
 
 def reproduce(comparison: Comparison) -> list[tuple[str, str]]:
@@ -72,17 +76,68 @@ def _versions() -> Iterator[str]:
 
 def method(comparison: Comparison) -> list[str]:
     ranked = comparison.table[comparison.table["mean"].notna()]
-    pairs = len(ranked) * (len(ranked) - 1) // 2
-    family = f"{'the' if pairs == 1 else 'all'} {plural(pairs, 'pair')}"
-    return [
-        "Each variant is taken at the tuned setting with the lowest mean validation loss over seeds; a setting counts only where all its "
-        "seeds finished with a finite loss. Where the best learning rate is the lowest or highest that was tried, a better one may lie "
-        f"beyond, and the verdict is {LR_CONFOUNDED}.",
+    tests = comparison.family.tests(len(ranked))
+    return [_tuning(comparison), _layout(comparison), _multiplicity(comparison, tests), *_beside(comparison)]
+
+
+def _tuning(comparison: Comparison) -> str:
+    seeds = comparison.source.results["seed"].nunique()
+    split = len(choosing_seeds(comparison.source.results))
+    chosen = (
+        f"Of the {seeds} seeds the first {split} choose each variant's setting, the one with the lowest mean validation loss, and the "
+        f"other {seeds - split} are tested, so that no loss looks better for having been chosen"
+        if split
+        else "Each variant is taken at the tuned setting with the lowest mean validation loss over seeds"
+    )
+    return (
+        f"{chosen}; a setting counts only where all its seeds finished with a finite loss. From {FEWEST_TO_SPLIT} seeds on a third of "
+        "them only choose. Where the best learning rate is the lowest or highest that was tried, a better one may lie beyond, and the "
+        f"verdict is {LR_CONFOUNDED}. Sensitivity to the learning rate is the mean of the losses at all rates, none counted above that "
+        "before training, minus the lowest (Wortsman et al. 2023)."
+    )
+
+
+def _layout(comparison: Comparison) -> str:
+    return (
         "A seed fixes initialisation and the order of the data, so variants are compared seed by seed, in the two-way layout "
         "loss ~ variant + seed with the residual error pooled over all variants; where a pair's own seeds spread wider than that, its own "
-        "spread is used. With two variants this is the paired t-test. Intervals are 95 % intervals of one difference, not corrected for "
-        "their number.",
-        f"P-values are corrected by Holm over {family}, because the best variant is known only after seeing the losses. BETTER means a "
-        "corrected p below .05. Undecided is not the same as equal: the seeds given beside it would find the difference seen, if it is the "
-        "true one, four times out of five at the strictest level of the correction.",
+        "spread is used. With two variants this is the paired t-test. Since variants may be unequally noisy, a test has its pair's own "
+        f"degrees of freedom, and {comparison.family.share:.2g} of them for each further variant, {comparison.family.most:g} times its own "
+        "at most: in simulation the most that keeps wrong verdicts to 5 % of sweeps. Intervals are 95 % intervals of one difference, not "
+        "corrected for their number."
+    )
+
+
+def _multiplicity(comparison: Comparison, tests: int) -> str:
+    reference, margin = comparison.source.reference, percent(comparison.source.margin)
+    if reference is not None:
+        family = f"the {plural(tests, 'pair')} with the reference, {reference}, which was named before the sweep ran"
+        better = "BETTER and WORSE say what a variant is against it"
+    else:
+        family = f"{'the' if tests == 1 else 'all'} {plural(tests, 'pair')}, because the best variant is known only after seeing the losses"
+        better = "BETTER says that the best variant is better than that of the row"
+    return (
+        f"P-values are corrected by Holm over {family}. {better}: a corrected p below .05; BUT SMALL where the difference is below "
+        f"{margin} of the loss. EQUIVALENT is the outcome of two one-sided tests with that margin, corrected alike. Undecided is not the "
+        "same as equal: the seeds given beside it would find the difference seen, if it is the true one, four times out of five at the "
+        "strictest level of the correction."
+    )
+
+
+def _beside(comparison: Comparison) -> list[str]:
+    """What the verdict's test is held against: without the layout's assumptions, and all variants at once."""
+    checks = [
+        f"A factor of compute is (loss / loss)^(1 / {comparison.exponent.alpha:.3g}), by {comparison.exponent.source}.",
+        "Beside the test stand the pair's own seeds alone: the part of them at which one is better, and a 95 % interval of their mean "
+        f"difference (BCa bootstrap from {FEWEST_FOR_BOOTSTRAP} seeds on, Student's below).",
     ]
+    signs = comparison.table["signs_p"].min() if "signs_p" in comparison.table else float("nan")
+    if pd.notna(signs):
+        checks.append(f"Flipping the signs of the differences, which supposes no distribution, gives p = {p_value(signs)} at the least.")
+    else:
+        checks.append(f"An exact test by flipping signs cannot reach p = .05 with fewer than {FEWEST_FOR_SIGNS} shared seeds.")
+    if pd.notna(comparison.omnibus.anova):
+        friedman = f", Friedman's test of their ranks p = {p_value(comparison.omnibus.friedman)}"
+        friedman = friedman if pd.notna(comparison.omnibus.friedman) else ""
+        checks.append(f"That all variants are equal: analysis of variance p = {p_value(comparison.omnibus.anova)}{friedman}.")
+    return [" ".join(checks)]

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from archsweep.analysis import search
-from archsweep.analysis.statistics import best_settings, fit_layout, losses_by_seed
+from archsweep.analysis.statistics import fit_layout
+from archsweep.analysis.tuning import best_settings, losses_by_seed
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -54,12 +55,16 @@ def picks(comparison: Comparison, found: search.Found | None) -> dict[str, list[
 
 
 def _is_choice(costs: npt.NDArray[np.float64]) -> bool:
-    known = costs[np.isfinite(costs) & (costs > 0)]
+    known = _known(costs)
     return len(known) >= FEWEST_VARIANTS and bool(known.max() >= WORTH_CHOOSING * known.min())
 
 
+def _known(costs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.asarray(costs[np.isfinite(costs) & (costs > 0)])
+
+
 def _ladder_of(told: pd.DataFrame, cost: str, pairs: pd.DataFrame) -> list[Pick]:
-    rungs = [*ladder(told[cost].dropna().to_numpy(dtype=float)), float("inf")]
+    rungs = [*ladder(_known(told[cost].to_numpy(dtype=float))), float("inf")]
     best = [str(told.index[(told[cost] <= rung).to_numpy(dtype=bool, na_value=False)][0]) for rung in rungs]  # told has the best first
     first = {variant: rung for rung, variant in reversed(list(zip(rungs, best, strict=True)))}  # the smallest limit of each pick
     kept = list(dict.fromkeys(best))

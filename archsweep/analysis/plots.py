@@ -17,8 +17,20 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter, FuncFormatter, NullLocator
 
 from archsweep.analysis.compare import Comparison, compare_experiments
-from archsweep.analysis.statistics import finished_loss, fit_layout, losses_by_seed
-from archsweep.analysis.verdicts import BEST, BETTER, BUDGET_MISMATCH, LR_CONFOUNDED, UNDECIDED
+from archsweep.analysis.statistics import fit_layout
+from archsweep.analysis.tuning import finished_loss, losses_by_seed
+from archsweep.analysis.verdicts import (
+    BEST,
+    BETTER,
+    BETTER_BUT_SMALL,
+    BUDGET_MISMATCH,
+    EQUIVALENT,
+    LR_CONFOUNDED,
+    REFERENCE_ITSELF,
+    UNDECIDED,
+    WORSE,
+    WORSE_BUT_SMALL,
+)
 from archsweep.analysis.words import loss, short, words
 from archsweep.atomic import write_atomically
 from archsweep.errors import RecordError
@@ -38,6 +50,9 @@ INK, RULE, MUTED, PAPER = "#1f2930", "#dfe3e8", "#9aa4ad", "#fefefe"
 
 PNG_DPI = 300  # what journals ask of a figure
 SVG_DPI = 150  # of what is a picture in a drawing, because it would have thousands of parts
+STANDARDS = (BEST, REFERENCE_ITSELF)
+DECIDED = (BETTER, BETTER_BUT_SMALL, WORSE, WORSE_BUT_SMALL)
+
 MOST_VARIANTS = 30  # in one figure: what a page holds
 MOST_CELLS = 12  # on a side of a heat map whose cells are wide enough for text
 
@@ -91,7 +106,7 @@ def plot_training_curves(source: Given | Comparison, path: str | Path | None = N
 def plot_heat_map(source: Given | Comparison, path: str | Path | None = None) -> Figure:
     """Mean validation loss over two compared dimensions, ± half of its 95 % interval.
 
-    Framed: the best cell; dashed, what is equivalent to it; dotted, what is not decided.
+    Framed: the lowest, and a reference; dashed, what is equivalent to the best or the reference; dotted, what is not decided.
     """
     comparison = compare_experiments(source)
     if len(comparison.source.compare) != 2:
@@ -122,18 +137,23 @@ def plot_heat_map(source: Given | Comparison, path: str | Path | None = None) ->
 
 
 def plot_differences(source: Given | Comparison, path: str | Path | None = None) -> Figure:
-    """Each variant's difference to the best with its 95 % interval; filled where the verdict is BETTER, hollow where it is not decided."""
+    """Each variant's difference to the best, or the reference, with its 95 % interval; hollow where it is not decided.
+
+    A band shows the differences that count as none.
+    """
     comparison = compare_experiments(source)
     table = comparison.table[comparison.table["mean"].notna()].head(MOST_VARIANTS)
     with _figure(6.4, 1.2 + 0.32 * len(table), path) as (figure, axes):
         axes.axvline(0, color=INK, linewidth=1)
+        margin = comparison.source.margin * standard_of(table)["mean"]
+        axes.axvspan(-margin, margin, color=MUTED, alpha=0.2, linewidth=0, zorder=0)
         for y, (_, row) in enumerate(table.iterrows()):
             _interval(axes, y, row)
         axes.set_yticks(range(len(table)), [short(name) for name in table["variant"]])
         axes.set_ylim(len(table) - 0.4, -0.6)
         axes.grid(False, axis="y")
         axes.tick_params(axis="y", length=0)
-        axes.set(xlabel="validation loss above the best (nats/token)")
+        axes.set(xlabel=f"validation loss above {standard_name(table)} (nats/token)")
     return figure
 
 
@@ -189,6 +209,16 @@ def plot_best_so_far(variants: pd.DataFrame) -> Figure:
         axes.step(numbers, variants["best_so_far"], where="post", color=PALETTE[0], linewidth=2)
         axes.set(xlabel="variant", ylabel="validation loss (nats/token)")
     return figure
+
+
+def standard_of(table: pd.DataFrame) -> pd.Series:
+    """The row that all others are compared with: the reference where it has a loss, else the best."""
+    rows = table[(table["verdict"] == REFERENCE_ITSELF) & table["mean"].notna()]
+    return rows.iloc[0] if len(rows) else table.iloc[0]
+
+
+def standard_name(table: pd.DataFrame) -> str:
+    return "the reference" if standard_of(table)["verdict"] == REFERENCE_ITSELF else "the best"
 
 
 def png(figure: Figure) -> bytes:
@@ -279,13 +309,23 @@ def _legend_height(comparison: Comparison) -> float:
 
 
 def _interval(axes: Axes, y: int, row: pd.Series) -> None:
-    decided, best = row["verdict"] == BETTER, row["verdict"] == BEST
-    colour = PALETTE[0] if decided or best else PALETTE[3] if row["verdict"] == LR_CONFOUNDED else MUTED
+    verdict = row["verdict"]
+    standard, decided, equivalent = verdict in STANDARDS, verdict in DECIDED, verdict == EQUIVALENT
+    colour = (
+        PALETTE[2]
+        if equivalent
+        else PALETTE[0]
+        if decided or standard
+        else PALETTE[3]
+        if verdict in (LR_CONFOUNDED, BUDGET_MISMATCH)
+        else MUTED
+    )
     if pd.notna(row["low"]):
         axes.plot([row["low"], row["high"]], [y, y], color=colour, linewidth=2.2, solid_capstyle="round", zorder=3)
-    x = 0.0 if best else row["difference"]
-    fill = colour if decided or best else PAPER
-    axes.plot([x], [y], "D" if best else "o", color=colour, markerfacecolor=fill, markersize=7, markeredgewidth=1.8, zorder=4)
+    marker = "D" if standard else "s" if equivalent else "o"
+    fill = colour if decided or standard or equivalent else PAPER
+    x = 0.0 if standard else row["difference"]
+    axes.plot([x], [y], marker, color=colour, markerfacecolor=fill, markersize=7, markeredgewidth=1.8, zorder=4)
 
 
 def _cell_texts(comparison: Comparison) -> list[str]:
@@ -311,6 +351,9 @@ def _half_widths(comparison: Comparison) -> dict[Any, float]:
     return dict(fit_layout(losses_by_seed(comparison.source.results, ranked)).half_widths)
 
 
+_LOWEST = "the lowest"  # of all means, whatever its verdict
+
+
 class _Frame(NamedTuple):
     """How the cells of some verdicts are framed; later frames lie on top."""
 
@@ -323,16 +366,18 @@ class _Frame(NamedTuple):
 
 _FRAMES = (
     _Frame((UNDECIDED, LR_CONFOUNDED, BUDGET_MISMATCH), "not decided", (0, (1, 1.6)), 1.6, INK),
-    _Frame(("EQUIVALENT",), "equivalent to it", (0, (4, 2)), 2.2, PALETTE[3]),
-    _Frame((BEST,), "the lowest", "-", 2.8, PALETTE[3]),
+    _Frame((EQUIVALENT,), "equivalent", (0, (4, 2)), 2.2, PALETTE[3]),
+    _Frame((REFERENCE_ITSELF,), "the reference", "-.", 2.8, INK),
+    _Frame((_LOWEST,), "the lowest", "-", 2.8, PALETTE[3]),
 )
 
 
 def _frames(axes: Axes, table: pd.DataFrame, means: pd.DataFrame, wide: bool) -> None:
     """Frames of cells by their verdicts, drawn a little inside, so that neighbours do not cover each other; with a legend below."""
     handles, inset = [], 0.035 if wide else 0.06
+    known = table[table["mean"].notna()]
     for frame in _FRAMES:
-        rows = table[table["verdict"].isin(frame.verdicts) & table["mean"].notna()]
+        rows = known.head(1) if _LOWEST in frame.verdicts else known[known["verdict"].isin(frame.verdicts)]
         for row, column in zip(rows[means.index.name], rows[means.columns.name], strict=True):
             y, x = means.index.get_loc(row), means.columns.get_loc(column)
             axes.add_patch(_framed(frame, x + inset, y + inset, 1 - 2 * inset, 1 if wide else 0.6))

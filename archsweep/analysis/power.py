@@ -5,15 +5,11 @@ from __future__ import annotations
 from math import log
 from typing import TYPE_CHECKING, NamedTuple
 
-from archsweep.analysis.statistics import (
-    best_settings,
-    detectable_effect,
-    family_alpha,
-    fit_layout,
-    losses_by_seed,
-    seeds_needed,
-    settings,
-)
+import numpy as np
+
+from archsweep.analysis.detect import detectable_effect, seeds_needed
+from archsweep.analysis.statistics import ALL_PAIRS, Family, fit_layout
+from archsweep.analysis.tuning import best_settings, choosing, losses_by_seed, seeds_for, settings
 from archsweep.errors import ArchsweepError
 from archsweep.records import read
 
@@ -64,18 +60,22 @@ def _spread(folder: Path) -> Spread | None:
     return Spread(layout.error * 2**0.5, float(layout.means.min()), f"as in {folder.name}", flops) if layout.error > 0 else None
 
 
-def power_of(effect: float, relative: bool, seeds: int, variants: int, spread: Spread) -> Power:
+def power_of(
+    effect: float, relative: bool, seeds: int, variants: int, spread: Spread, family: Family = ALL_PAIRS, tuned: bool = False
+) -> Power:
     """Whether `seeds` find a difference of `effect` (nats/token, or with `relative` a part of the loss) four times out of five.
 
-    By the test that the report uses: paired, the error pooled over the variants, all pairs corrected.
+    By the test that the report uses: paired, the error pooled over the variants, corrected over the family's pairs; where settings are
+    `tuned`, without the seeds that choose them.
     """
     wanted = effect * spread.loss if relative else effect
-    alpha = family_alpha(variants)
-    smallest = detectable_effect(seeds, variants, alpha) * spread.deviation
+    alpha, tested = family.strictest(variants), seeds - choosing(seeds) if tuned else seeds
+    smallest = detectable_effect(tested, variants, alpha, family) * spread.deviation
     spreading = f"with seeds that spread by {spread.deviation / 2**0.5:.2g} nats/token ({spread.source})"
     found = f"{seeds} seeds and {variants} variants find a difference of {smallest:.2g} nats/token four times out of five, {spreading}"
     if smallest <= wanted:
         return Power(found, None)
-    needed = seeds_needed(wanted / spread.deviation, variants, alpha)
-    way_out = "more than 1000 seeds would" if needed is None else f"{needed} seeds would: --set repeat={needed}"
+    enough = float(seeds_needed(wanted / spread.deviation, variants, alpha, family)[0])
+    needed = 0 if np.isnan(enough) else seeds_for(int(enough)) if tuned else int(enough)
+    way_out = f"{needed} seeds would: --set repeat={needed}" if needed else "more than 1000 seeds would"
     return Power(found, f"too few seeds to find a difference of {wanted:.2g} nats/token: {way_out}.")

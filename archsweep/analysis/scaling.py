@@ -203,7 +203,7 @@ def scaling(table: pd.DataFrame, layout: Layout | None) -> Scaling | None:
     if not any(_factor(point.sizes) >= 1.5 for point in points.values()):
         return None
     reasons = {name: _too_little(point) for name, point in points.items()}
-    fits = tuple(_fit(name, points[name]) for name, reason in reasons.items() if not reason)
+    fits = tuple(fit_points(name, points[name]) for name, reason in reasons.items() if not reason)
     return Scaling(fits, {name: reason for name, reason in reasons.items() if reason})
 
 
@@ -281,7 +281,8 @@ def _factor(values: Numbers) -> float:
     return float(values.max() / values.min())
 
 
-def _fit(convention: str, points: Points) -> Fit:
+def fit_points(convention: str, points: Points) -> Fit:
+    """The law of these points, with its draws: L(N) where all trained on one number of tokens, else L(N, D)."""
     law = fit_law(points.sizes, points.losses, None if points.one_length else points.tokens)
     return Fit(convention, points, law, _draws(points, law))
 

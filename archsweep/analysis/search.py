@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from archsweep.analysis.statistics import best_settings, fit_layout, losses_by_seed
+from archsweep.analysis.statistics import fit_layout
+from archsweep.analysis.tuning import best_settings, losses_by_seed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,25 +6,45 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from archsweep.analysis.verdicts import BETTER, BUDGET_MISMATCH, LR_CONFOUNDED, UNDECIDED, at_edge
-from archsweep.analysis.words import difference, loss, variants_text, words
+from archsweep.analysis.verdicts import (
+    BETTER,
+    BETTER_BUT_SMALL,
+    BUDGET_MISMATCH,
+    EQUIVALENT,
+    LR_CONFOUNDED,
+    UNDECIDED,
+    WORSE,
+    WORSE_BUT_SMALL,
+    at_edge,
+)
+from archsweep.analysis.words import compute, decimals, difference, loss, names, percent, variants_text, words
 
 if TYPE_CHECKING:
-    from archsweep.analysis.source import SearchRule
+    from archsweep.analysis.compute import Exponent
+    from archsweep.analysis.source import SearchRule, Source
 
 
-def sentence(table: pd.DataFrame) -> str:
-    """The answer in words: what is decided, and what is not."""
+def sentence(table: pd.DataFrame, source: Source, exponent: Exponent) -> str:
+    """The answer in words: what is decided, and what is not; about the best variant, or about each against the plan's reference."""
     ranked = table[table["mean"].notna()]
     if ranked.empty:
         return "No verdict: no variant has finished all its seeds at any setting."
-    best, others = ranked.iloc[0], ranked.iloc[1:]
-    found = f"{best['variant']}, with {loss(best['mean'])} nats/token"
+    found = f"{ranked['variant'].iloc[0]}, with {loss(ranked['mean'].iloc[0])} nats/token"
     if len(table) == 1:
         return f"Nothing to compare: there is one variant, {found}."
-    if others.empty:
+    if len(ranked) == 1:
         return f"Nothing to compare yet: only one variant has finished all its seeds at a setting, {found}."
-    parts = [_undecided(best, others), _beaten(best, others, table), _confounded(best, others), _mismatched(best, others, ranked)]
+    if source.reference is not None:
+        return _against_reference(ranked, source, exponent)
+    best, others = ranked.iloc[0], ranked.iloc[1:]
+    parts = [
+        _undecided(best, others),
+        _beaten(best, others, table, exponent),
+        _small(best, others, source.margin),
+        _equivalent(best, others, source.margin),
+        _confounded(best, others),
+        _mismatched(best, others, ranked),
+    ]
     return " ".join(part for part in parts if part)
 
 
@@ -42,6 +62,9 @@ def search_sentence(search: SearchRule, table: pd.DataFrame) -> str:
     return f"{found} A search suggests: to decide between its best few, compare them in a grid with more seeds."
 
 
+# ---------------------------------------------------------------------------------------------------------------- about the best
+
+
 def _undecided(best: pd.Series, others: pd.DataFrame) -> str:
     group = others[others["verdict"] == UNDECIDED]
     if group.empty:
@@ -51,9 +74,8 @@ def _undecided(best: pd.Series, others: pd.DataFrame) -> str:
         return (
             f"Undecided between {best['variant']} and {nearest['variant']}: they differ by {difference(nearest)}, {_would_need(nearest)}."
         )
-    names = ", ".join(group["variant"].head(4)) + (f" and {len(group) - 4} more" if len(group) > 4 else "")
     return (
-        f"Undecided between {best['variant']} and {len(group)} others ({names}): "
+        f"Undecided between {best['variant']} and {len(group)} others ({names(group['variant'])}): "
         f"the nearest, {nearest['variant']}, differs by {difference(nearest)}, {_would_need(nearest)}."
     )
 
@@ -61,44 +83,106 @@ def _undecided(best: pd.Series, others: pd.DataFrame) -> str:
 def _would_need(row: pd.Series) -> str:
     if pd.isna(row["low"]):
         return "and one seed shows no spread; run at least 3 seeds"
+    found = f"{row['n']} find {decimals(row['detectable'], row['detectable'])}"
     if pd.isna(row["seeds_needed"]):
-        return "too small a difference to settle with 1000 seeds"
-    return f"and would need about {row['seeds_needed']} seeds"
+        return f"too small a difference to settle with 1000 seeds; {found}"
+    return f"and would need about {row['seeds_needed']} seeds; {found}"
 
 
-def _beaten(best: pd.Series, others: pd.DataFrame, table: pd.DataFrame) -> str:
+def _beaten(best: pd.Series, others: pd.DataFrame, table: pd.DataFrame, exponent: Exponent) -> str:
     group = others[others["verdict"] == BETTER]
     if group.empty:
         return ""
     nearest = group.iloc[0]
-    margin = f"{difference(nearest)} less than {nearest['variant']}"
+    worth = compute(nearest["compute_ratio"], exponent.source)
+    less = f"{difference(nearest)} less than {nearest['variant']}"
     if len(group) < len(others):
-        names = group["variant"].iloc[0] if len(group) == 1 else f"{len(group)} others"
-        return f"{best['variant']} beats {names}: {margin}{', the nearest of them' if len(group) > 1 else ''}."
+        whom = group["variant"].iloc[0] if len(group) == 1 else f"{len(group)} others"
+        return f"{best['variant']} beats {whom}: {less}{', the nearest of them' if len(group) > 1 else ''}{worth}."
     whom = "every other variant" if len(others) == len(table) - 1 else "every other variant that has a result"
     whom = nearest["variant"] if len(table) == 2 else whom
-    return f"{best['variant']} beats {whom}: {loss(best['mean'])} nats/token, {margin}."
+    return f"{best['variant']} beats {whom}: {loss(best['mean'])} nats/token, {less}{worth}."
 
 
-def _confounded(best: pd.Series, others: pd.DataFrame) -> str:
+def _small(best: pd.Series, others: pd.DataFrame, margin: float) -> str:
+    group = others[others["verdict"] == BETTER_BUT_SMALL]
+    if group.empty:
+        return ""
+    farthest = group.iloc[-1]
+    by = f"by {difference(farthest)}" if len(group) == 1 else f"by at most {difference(farthest)}"
+    return (
+        f"{best['variant']} is better than {names(group['variant'])}, but little: {by}, below the margin of {percent(margin)} of the loss."
+    )
+
+
+def _equivalent(best: pd.Series, others: pd.DataFrame, margin: float) -> str:
+    group = others[others["verdict"] == EQUIVALENT]
+    if group.empty:
+        return ""
+    farthest = group.iloc[-1]
+    by = f"they differ by {difference(farthest)}" if len(group) == 1 else f"they differ by at most {difference(farthest)}"
+    return f"{best['variant']} and {names(group['variant'])} are equivalent: {by}, within the margin of {percent(margin)} of the loss."
+
+
+def _confounded(best: pd.Series, others: pd.DataFrame, is_best: bool = True) -> str:
     group = others[others["verdict"] == LR_CONFOUNDED]
     if group.empty:
         return ""
     if at_edge(best):
+        what = "the lowest loss so far" if is_best else "the reference"
         return (
-            f"No verdict for {best['variant']}, the lowest loss so far ({loss(best['mean'])} nats/token): its best learning rate, "
+            f"No verdict for {best['variant']}, {what} ({loss(best['mean'])} nats/token): its best learning rate, "
             f"{best['learning_rate']:g}, is the {best['learning_rate_edge']} that was tried. Add {best['learning_rate_to_add']:g}."
         )
-    names = group["variant"].iloc[0] if len(group) == 1 else f"{len(group)} others"
+    whom = group["variant"].iloc[0] if len(group) == 1 else f"{len(group)} others"
     rates = ", ".join(f"{rate:g}" for rate in sorted(group["learning_rate_to_add"].unique()))
-    return f"No verdict between {best['variant']} and {names}: the best learning rate there is at the edge of those tried. Add {rates}."
+    return f"No verdict between {best['variant']} and {whom}: the best learning rate there is at the edge of those tried. Add {rates}."
 
 
-def _mismatched(best: pd.Series, others: pd.DataFrame, ranked: pd.DataFrame) -> str:
+def _mismatched(best: pd.Series, others: pd.DataFrame, ranked: pd.DataFrame, is_best: bool = True) -> str:
     group = others[others["verdict"] == BUDGET_MISMATCH]
     if group.empty:
         return ""
     if len(group) == len(ranked) - 1:
-        return f"No verdict for {best['variant']}, the lowest loss ({loss(best['mean'])} nats/token): the variants do not share the budget."
-    names = group["variant"].iloc[0] if len(group) == 1 else f"{len(group)} others"
-    return f"No verdict between {best['variant']} and {names}: they do not share the budget."
+        what = "the lowest loss" if is_best else "the reference"
+        return f"No verdict for {best['variant']}, {what} ({loss(best['mean'])} nats/token): the variants do not share the budget."
+    whom = group["variant"].iloc[0] if len(group) == 1 else f"{len(group)} others"
+    return f"No verdict between {best['variant']} and {whom}: they do not share the budget."
+
+
+# ------------------------------------------------------------------------------------------------------------ about the reference
+
+
+def _against_reference(ranked: pd.DataFrame, source: Source, exponent: Exponent) -> str:
+    """What each variant is against the reference, the lowest losses first."""
+    standard = ranked[ranked["variant"] == source.reference]
+    if standard.empty:
+        return f"No verdict: {source.reference}, the reference, has no result to compare with."
+    reference, others = standard.iloc[0], ranked[ranked["variant"] != source.reference]
+    whom = f"{reference['variant']}, the reference with {loss(reference['mean'])} nats/token"
+    parts = [part for verdict in _SAID for part in _group(others[others["verdict"] == verdict], verdict, source.margin, exponent)]
+    decided = f"Against {whom}: {'; '.join(parts)}." if parts else ""
+    rest = [_confounded(reference, others, is_best=False), _mismatched(reference, others, ranked, is_best=False)]
+    return " ".join(part for part in (decided, *rest) if part)
+
+
+_SAID = {
+    BETTER: "better",
+    BETTER_BUT_SMALL: "better, but by less than the margin of {margin}",
+    EQUIVALENT: "equivalent within the margin of {margin}",
+    UNDECIDED: "undecided",
+    WORSE_BUT_SMALL: "worse, but by less than the margin of {margin}",
+    WORSE: "worse",
+}
+
+
+def _group(group: pd.DataFrame, verdict: str, margin: float, exponent: Exponent) -> list[str]:
+    """What the variants of one verdict are, with the difference of the one of the lowest loss; nothing for none."""
+    if group.empty:
+        return []
+    first, are = group.iloc[0], "is" if len(group) == 1 else "are"
+    which = "" if len(group) == 1 else f"{first['variant']} "
+    more = f", {_would_need(first)}" if verdict == UNDECIDED else ""
+    more += compute(1 / first["compute_ratio"], exponent.source) if verdict == BETTER else ""
+    what = _SAID[verdict].format(margin=f"{percent(margin)} of the loss")
+    return [f"{names(group['variant'])} {are} {what} ({which}{difference(first, signed=True)}{more})"]

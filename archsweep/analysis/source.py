@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -19,9 +19,9 @@ from archsweep.records.files import load_plan
 from archsweep.records.results import ExperimentResults
 from archsweep.records.schema import COST, CURVES, RESULTS
 
+DEFAULT_MARGIN = 0.005  # half a percent of the loss
+
 Given: TypeAlias = str | Path | pd.DataFrame | ResultGrid | Sequence[ExperimentResults] | Sequence[str | Path]
-
-
 NO_ROLES = Roles()
 
 
@@ -69,11 +69,14 @@ class Source:
     metric: str = LOSS  # what val_loss holds, in words
     unit: str = UNIT  # of it; "" for a number without one
     notes: tuple[str, ...] = ()  # what a reader must know of where the results came from
+    reference: str | None = None  # the variant that all others are tested against; None: every pair is tested
+    margin: float = DEFAULT_MARGIN  # the part of the loss below which two variants count as equal
 
 
-def read_source(given: Given, roles: Roles = NO_ROLES) -> Source:
+def read_source(given: Given, roles: Roles = NO_ROLES, reference: str | None = None, margin: float | None = None) -> Source:
     """A sweep's folder, several to be joined, a list of ExperimentResults, or, by the `roles` of its columns, a dataframe or ResultGrid.
 
+    What is tested, all against `reference` or every pair, and the `margin` below which losses count as equal: a sweep's plan says both.
     Raises RecordError where there is nothing to read, and where rows come from different corpora: their losses are not comparable.
     """
     if isinstance(given, (pd.DataFrame, ResultGrid)):
@@ -87,8 +90,21 @@ def read_source(given: Given, roles: Roles = NO_ROLES) -> Source:
         source = read_sweep(Path(given))
     else:
         source = _from_list(given)
+    if (reference, margin) != (None, None):
+        source = _with_family(source, reference, margin)
     _refuse_different_corpora(source)
     return source
+
+
+def _with_family(source: Source, reference: str | None, margin: float | None) -> Source:
+    if source.folder is not None:
+        raise RecordError("reference= and margin= are for results without a plan; a sweep's plan fixed both before it ran.")
+    variants = source.results["variant"].unique()
+    if reference is not None and reference not in variants:
+        raise RecordError(f"The reference must be one of the variants, got {reference!r}: {nearest(reference, variants)}")
+    if margin is not None and not 0 < margin <= 0.5:
+        raise RecordError(f"margin must be a part of the loss above 0 and at most 0.5, got {margin!r}. Half a percent is 0.005.")
+    return replace(source, reference=reference, margin=DEFAULT_MARGIN if margin is None else margin)
 
 
 def _from_list(given: Sequence[ExperimentResults] | Sequence[str | Path]) -> Source:
@@ -118,6 +134,8 @@ def read_sweep(folder: Path) -> Source:
         command=plan.get("command") or "",
         search=_search_rule(plan),
         early_stopping=plan.get("early_stopping") or "",
+        reference=label(plan["reference"]) if plan.get("reference") else None,
+        margin=plan.get("margin", DEFAULT_MARGIN),
     )
 
 

@@ -1,20 +1,26 @@
-"""What may be said of each variant against the best: the first reason that forbids a comparison, else what the corrected test says."""
+"""What may be said of each variant against the best, or the plan's reference: the first reason that forbids it, else what the tests say."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
-from archsweep.analysis.statistics import ALPHA, Layout, family_alpha, seeds_needed_each
+from archsweep.analysis.detect import detectable_effect, seeds_needed
+from archsweep.analysis.statistics import ALPHA
+from archsweep.analysis.tuning import seeds_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from archsweep.analysis.source import BudgetRule
+    from archsweep.analysis.statistics import Array, Family, Layout
 
-BEST, BETTER, UNDECIDED = "BEST", "BETTER", "UNDECIDED"
-LR_CONFOUNDED, BUDGET_MISMATCH = "LR-CONFOUNDED", "BUDGET-MISMATCH"
+BEST, REFERENCE_ITSELF = "BEST", "REFERENCE"
+BETTER, BETTER_BUT_SMALL, EQUIVALENT, UNDECIDED = "BETTER", "BETTER BUT SMALL", "EQUIVALENT", "UNDECIDED"
+WORSE, WORSE_BUT_SMALL = "WORSE", "WORSE BUT SMALL"  # than the reference; nothing is better than the best
+LR_CONFOUNDED, BUDGET_MISMATCH, NO_REFERENCE = "LR-CONFOUNDED", "BUDGET-MISMATCH", "NO-REFERENCE"
 NO_RESULT = {
     "diverged": "DIVERGED",
     "failed": "FAILED",
@@ -28,23 +34,32 @@ def worst_status(statuses: pd.Series) -> str:
     return next((verdict for status, verdict in NO_RESULT.items() if (statuses == status).any()), NO_RESULT["diverged"])
 
 
-def verdicts(table: pd.DataFrame, budgets: Sequence[BudgetRule]) -> list[str]:
+def verdicts(table: pd.DataFrame, budgets: Sequence[BudgetRule], reference: str | None, margin: float) -> list[str]:
+    """One for each row of the table. Against the best, BETTER says that the best is; against a reference, that the row's variant is."""
     rows = table.to_dict("records")
-    return [_verdict(row, rows[0], budgets) for row in rows]
+    standard = rows[0] if reference is None else next((row for row in rows if row["variant"] == reference), None)
+    return [_verdict(row, standard, budgets, reference is not None, margin) for row in rows]
 
 
-def _verdict(row: pd.Series, best: pd.Series, budgets: Sequence[BudgetRule]) -> str:
-    """The first reason that forbids a comparison with the best one, else what the corrected test says."""
+def _verdict(row: pd.Series, standard: pd.Series | None, budgets: Sequence[BudgetRule], is_reference: bool, margin: float) -> str:
+    """The first reason that forbids a comparison with the standard, else what the corrected tests say."""
     if pd.notna(row.get("verdict")):
         return str(row["verdict"])
-    if row["variant"] == best["variant"]:
-        return BEST
-    shared = [budget for budget in budgets if budget.concerns(row["variant"], best["variant"])]
-    if any(off_budget(row, budget) or off_budget(best, budget) for budget in shared):
+    if standard is None or pd.isna(standard["mean"]):
+        return NO_REFERENCE
+    if row["variant"] == standard["variant"]:
+        return REFERENCE_ITSELF if is_reference else BEST
+    shared = [budget for budget in budgets if budget.concerns(row["variant"], standard["variant"])]
+    if any(off_budget(row, budget) or off_budget(standard, budget) for budget in shared):
         return BUDGET_MISMATCH
-    if at_edge(row) or at_edge(best):
+    if at_edge(row) or at_edge(standard):
         return LR_CONFOUNDED
-    return BETTER if row["holm_p"] < ALPHA else UNDECIDED
+    if row["holm_p"] < ALPHA:
+        is_small = abs(row["difference"]) < margin * abs(standard["mean"])
+        if is_reference and row["difference"] > 0:
+            return WORSE_BUT_SMALL if is_small else WORSE
+        return BETTER_BUT_SMALL if is_small else BETTER
+    return EQUIVALENT if row["equivalence_p"] < ALPHA else UNDECIDED
 
 
 def off_budget(row: pd.Series, budget: BudgetRule) -> bool:
@@ -57,16 +72,31 @@ def at_edge(row: pd.Series) -> bool:
     return row["learning_rate_edge"] in ("lowest", "highest")
 
 
-def seeds_to_find(table: pd.DataFrame, layout: Layout | None) -> Any:
-    """For each undecided variant, the seeds that would find the difference seen four times out of five; missing beyond MOST_SEEDS."""
-    variants, seeds = (len(layout.means), layout.seeds) if layout else (0, 0)
-    effects = [_effect(row, seeds) if row["verdict"] == UNDECIDED else float("nan") for row in table.to_dict("records")]
-    return pd.array(seeds_needed_each(effects, variants, family_alpha(variants)), dtype="Int64")
+def seeds_to_find(table: pd.DataFrame, layout: Layout | None, family: Family, tuned: bool) -> pd.arrays.IntegerArray:
+    """For each undecided variant, the seeds that would find the difference seen four times out of five; missing beyond MOST_SEEDS.
+
+    Where settings are tuned, from some number of seeds on these include the ones that choose the setting.
+    """
+    needed = np.full(len(table), np.nan)
+    if layout is not None and layout.degrees:
+        rows = (table["verdict"] == UNDECIDED).to_numpy(dtype=bool)
+        variants = len(layout.means)
+        found = seeds_needed(_effects(table[rows], layout), variants, family.strictest(variants), family)
+        needed[rows] = [seeds_for(int(seeds)) if tuned and np.isfinite(seeds) else seeds for seeds in found]
+    return pd.array([None if np.isnan(seeds) else int(seeds) for seeds in needed], dtype="Int64")
 
 
-def _effect(row: pd.Series, seeds: int) -> float:
-    """The difference to the best in standard deviations of that difference at one seed."""
-    sd = float(row["error"]) * seeds**0.5
-    if row["difference"] == 0:
-        return 0.0
-    return float(row["difference"]) / sd if sd else float("inf")
+def detectable(table: pd.DataFrame, layout: Layout | None, family: Family) -> Array:
+    """For each variant, the smallest difference to the best, or the reference, that its seeds find four times out of five (nats)."""
+    if layout is None or not layout.degrees:
+        return np.full(len(table), np.nan)
+    variants = len(layout.means)
+    effect = detectable_effect(layout.seeds, variants, family.strictest(variants), family)
+    return np.asarray(effect * table["error"].to_numpy(dtype=float) * layout.seeds**0.5)
+
+
+def _effects(rows: pd.DataFrame, layout: Layout) -> Array:
+    """The differences in standard deviations of each at one seed."""
+    difference, sd = np.abs(rows["difference"].to_numpy(dtype=float)), rows["error"].to_numpy(dtype=float) * layout.seeds**0.5
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.where(difference == 0, 0.0, difference / sd))

@@ -49,11 +49,30 @@ def decimals(value: float, precision: float) -> str:
     return f"{round(value, digits) + 0.0:.{digits}f}"  # + 0.0: no "-0.000"
 
 
-def difference(row: pd.Series) -> str:
-    """A variant's difference to the best, with half of its 95 % interval where there is one."""
+def difference(row: pd.Series, signed: bool = False) -> str:
+    """A variant's difference to the best or the reference, with half of its 95 % interval where there is one."""
     half = (row["high"] - row["low"]) / 2
-    text = decimals(row["difference"], half)
+    text = decimals(row["difference"], half).replace("-", MINUS)
+    text = f"+{text}" if signed and row["difference"] > 0 else text
     return f"{text} ± {decimals(half, half)} nats/token" if np.isfinite(half) else f"{text} nats/token"
+
+
+def compute(ratio: float, whose: str) -> str:
+    """What a difference is worth in compute, as the end of a sentence about it; nothing where that is not known or less than 1 %."""
+    if not np.isfinite(ratio) or ratio < 1.01:
+        return ""
+    worth = f"{ratio - 1:.0%} more" if ratio < 2 else f"{ratio:.1f} times the" if ratio < 10 else f"{ratio:,.0f} times the"
+    return f", as much as {worth} compute would bring ({whose})"
+
+
+def percent(part: float) -> str:
+    """A part as a percentage without needless digits: 0.5%."""
+    return f"{100 * part:g}%"
+
+
+def names(variants: pd.Series) -> str:
+    """The first four, and how many more there are."""
+    return ", ".join(variants.head(4)) + (f" and {len(variants) - 4} more" if len(variants) > 4 else "")
 
 
 def p_value(p: float) -> str:

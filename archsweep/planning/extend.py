@@ -26,6 +26,11 @@ def reconcile(recorded: Plan, planned: Plan, *, extend: bool) -> Plan:
     """
     if planned.search_id is not None and planned.search_id == recorded.search_id:
         return planned.goes_on(recorded)
+    if (recorded.reference, recorded.margin) != (planned.reference, planned.margin):
+        raise SpaceError(
+            f"{planned.name} fixed what is tested before it ran: {_family(recorded)}. The space now says {_family(planned)}; chosen after "
+            "seeing losses, it would make the p-values untrue. Restore it, or give this sweep a name of its own with --name."
+        )
     if planned.search_id == recorded.search_id and {trial.id for trial in planned.trials} == {trial.id for trial in recorded.trials}:
         return _joined(recorded, planned, planned.trials)  # an id names all of a trial's content: there is nothing to compare
     there = _models(recorded)
@@ -47,6 +52,11 @@ def _joined(recorded: Plan, planned: Plan, trials: Iterable[Trial]) -> Plan:
     return planned.model_copy(
         update={"trials": tuple(trials), "refused": tuple(refused.values()), "repeat": max(recorded.repeat, planned.repeat)}
     )
+
+
+def _family(plan: Plan) -> str:
+    tested = "every pair" if plan.reference is None else f"all against {label(plan.reference)}"
+    return f"{tested}, with a margin of {plan.margin:.2%}"
 
 
 def _as_planned(recorded: Plan, planned: Plan) -> Iterator[Trial]:

@@ -82,7 +82,8 @@ def rebase(space: Space, base: ExperimentConfig) -> Space:
     budget = budgets if len(budgets) > 1 else next(iter(budgets), None)
     ratio = base.learning_rate / space.base.learning_rate
     compare, tune = (_rates_scaled(choices, ratio) for choices in (space.compare, space.tune))
-    return replace(space, base=base, budget=budget, compare=compare, tune=tune)
+    reference = _reference_scaled(space.reference, ratio)
+    return replace(space, base=base, budget=budget, compare=compare, tune=tune, reference=reference)
 
 
 def _rebudget(budget: Budget, base: ExperimentConfig) -> Budget:
@@ -139,6 +140,12 @@ def _rates_scaled(compared: Mapping[str, Any], ratio: float) -> dict[str, Any]:
         ends: dict[str, Any] = {"low": _two_figures(values.low * ratio), "high": _two_figures(values.high * ratio)}
         scaled = replace(values, **ends)
     return {**compared, "learning_rate": with_values(compared["learning_rate"], scaled)}
+
+
+def _reference_scaled(reference: Mapping[str, Any] | None, ratio: float) -> Mapping[str, Any] | None:
+    if reference is None or ratio == 1 or "learning_rate" not in reference:
+        return reference
+    return {**reference, "learning_rate": _two_figures(reference["learning_rate"] * ratio)}
 
 
 def _two_figures(number: float) -> float:

@@ -13,13 +13,15 @@ from archsweep.config import TUNABLE, ExperimentConfig, Replica, label
 from archsweep.errors import ArchsweepError, RecordError, SpaceError
 from archsweep.planning.budget import solve
 from archsweep.planning.cost import Cost, amount, cost
-from archsweep.planning.grid import Refusal, Variant, grid
+from archsweep.planning.grid import Refusal, Variant, grid, plain
 from archsweep.planning.length import Speed, solve_length
 from archsweep.planning.memory import stack_memory_bytes
 from archsweep.space import Budget, Optuna, Space, as_budgets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
+
+    from archsweep.space import Value
 
 __all__ = ["Cost", "Plan", "Point", "Refusal", "Replica", "Trial", "make_plan"]
 
@@ -91,6 +93,8 @@ class Plan(BaseModel):
     early_stopping: str | None = None
     method: Optuna | None = None
     search_id: str | None = None  # names what a search asks, whatever its number of trials
+    reference: dict[str, JsonValue] | None = None  # the variant that all others are tested against; None: every pair is tested
+    margin: float = 0.005  # the part of the loss below which two variants count as equal
     ranges: dict[str, str] = {}  # of a search: what it may choose for each compared field
     points: tuple[Point, ...] = ()
     space: InstanceOf[Space] | None = Field(None, exclude=True, repr=False)  # what made the plan; one that was read from a file has none
@@ -139,13 +143,27 @@ def make_plan(name: str, question: str, space: Space, corpus_id: str, command: s
         trials=(),
         refused=(),
         early_stopping=space.early_stopping and repr(space.early_stopping),
+        margin=space.margin,
         space=space if space.method or space.early_stopping else None,
     )
     plan = _first_points(plan, space) if space.method else plan.model_copy(update=_whole_grid(plan, space, speed))
     if not plan.trials:
         reasons = "\n".join(f"  - {label(refusal.variant)}: {refusal.reason}" for refusal in plan.refused)
         raise SpaceError(f"{name}: none of the {len(plan.refused)} variants can be trained\n{reasons}")
-    return plan
+    return plan if space.reference is None else plan.model_copy(update={"reference": _reference(plan, space.reference)})
+
+
+def _reference(plan: Plan, values: Mapping[str, Value]) -> dict[str, JsonValue]:
+    """The variant with these values. Raises SpaceError where no trial has it, before anything trains for tests that could not be made."""
+    wanted = {name: plain(value) for name, value in values.items()}
+    found = next((trial.variant for trial in plan.trials if trial.variant == wanted), None)
+    if found is None:
+        refused = next((f"it is refused: {refusal.reason}" for refusal in plan.refused if refusal.variant == wanted), None)
+        raise SpaceError(
+            f"{plan.name}: the reference must be one of the variants that are trained, got {label(wanted)}: "
+            f"{refused or 'no variant has exactly these values'}. Choose another reference, or leave it out."
+        )
+    return found
 
 
 def _first_points(plan: Plan, space: Space) -> Plan:

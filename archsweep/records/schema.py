@@ -91,6 +91,7 @@ OUTCOME = (
     Column("device_energy_joules", "Float64", "J", "energy of the whole GPU meanwhile: other trials' too where gpu_share is below 1"),
     Column("prefill_tokens_per_second", "Float64", "tokens/s", "the exported model reading a full window, batch 1, on the CPU"),
     Column("decode_tokens_per_second", "Float64", "tokens/s", "the exported model writing token after token, batch 1, on the CPU"),
+    Column("corpus_tokens", "Int64", "tokens", "training tokens of the corpus: what one epoch reads"),
     Column("corpus_id", "string", "", "content id of the tokenized corpus; rows of different ids are not comparable"),
 )
 

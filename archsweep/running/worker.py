@@ -80,6 +80,7 @@ def train_trial(
     constant = {
         **_circumstances(device_name(experiment.device), precision),
         "corpus_id": corpus_id,
+        "corpus_tokens": experiment.data.corpus.train_tokens,
         "gpu_share": gpu_share,
         "resumed_at": experiment.resumed_at,
         "warnings": warnings,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from math import log
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 
 from archsweep.analysis.compare import compare_experiments
+from archsweep.analysis.compute import Exponent
 from archsweep.config import ExperimentConfig
 from archsweep.errors import RecordError
 from archsweep.records import read
@@ -187,7 +189,7 @@ def test_experiments_are_compared_by_their_names() -> None:
         for seed in (0, 1, 2)
     ]
     comparison = compare_experiments(experiments)
-    assert comparison.verdict.startswith("wide beats deep: 3.501 nats/token, 1.000 ± 0.000 nats/token less than deep.")
+    assert comparison.verdict.startswith("wide beats deep: 3.501 nats/token, 1.000 ± 0.000 nats/token less than deep, as much as ")
     assert any("learning rate was not tuned" in caveat for caveat in comparison.caveats)
 
 
@@ -233,3 +235,152 @@ def test_trials_of_unlike_precision_are_told(tmp_path: Path) -> None:
     )
     alike = compare_experiments(sweep(tmp_path / "alike", means, outcomes=dict.fromkeys(range(3), used[1])))
     assert not any("precision" in caveat for caveat in alike.caveats)
+
+
+# --------------------------------------------------------------------------------------------------------------- the verdicts
+
+
+def frame(means: Mapping[str, float], spread: float = 0.001, seeds: int = 5) -> pd.DataFrame:
+    """Untuned variants with these means, each with the same spread over seeds in an order of its own."""
+    noise = spread * (np.arange(seeds) - (seeds - 1) / 2)
+    return pd.DataFrame(
+        [
+            {"variant": name, "seed": seed, "val_loss": mean + np.roll(noise, 2 * row)[seed]}
+            for row, (name, mean) in enumerate(means.items())
+            for seed in range(seeds)
+        ]
+    )
+
+
+def test_a_significant_difference_below_the_margin_is_better_but_small() -> None:
+    comparison = compare_experiments(frame({"a": 4.0, "b": 4.01, "c": 4.1}), margin=0.005)  # the margin is .02
+    assert verdicts(comparison) == {"a": "BEST", "b": "BETTER BUT SMALL", "c": "BETTER"}
+    assert "a is better than b, but little: by 0.0100 ± 0.00" in comparison.verdict
+    assert comparison.verdict.endswith("below the margin of 0.5% of the loss.")
+
+
+def test_variants_that_cannot_differ_by_the_margin_are_equivalent() -> None:
+    comparison = compare_experiments(frame({"a": 4.0, "b": 4.0005}), margin=0.005)
+    assert verdicts(comparison) == {"a": "BEST", "b": "EQUIVALENT"}
+    assert comparison.verdict.startswith("a and b are equivalent: they differ by 0.0005 ± 0.00")
+    assert comparison.verdict.endswith("within the margin of 0.5% of the loss.")
+
+
+def test_variants_that_might_differ_by_the_margin_are_undecided_and_never_the_same() -> None:
+    comparison = compare_experiments(frame({"a": 4.0, "b": 4.0005}, spread=0.02), margin=0.005)
+    assert verdicts(comparison) == {"a": "BEST", "b": "UNDECIDED"}
+    assert not re.search(r"\b(same|equal|no difference|equivalent)\b", comparison.verdict)
+    found = comparison.table["detectable"].iloc[1]
+    assert f"; 5 find {found:.3f}." in comparison.verdict
+
+
+def test_against_a_reference_variants_are_better_worse_or_neither() -> None:
+    means = {"ref": 4.0, "low": 3.9, "high": 4.2, "near": 4.0003, "little": 3.99}
+    comparison = compare_experiments(frame(means), reference="ref")
+    assert verdicts(comparison) == {
+        "low": "BETTER",
+        "little": "BETTER BUT SMALL",
+        "ref": "REFERENCE",
+        "near": "EQUIVALENT",
+        "high": "WORSE",
+    }
+    assert len(comparison.pairs) == 4
+    assert comparison.verdict.startswith("Against ref, the reference with 4.000 nats/token: low is better (\N{MINUS SIGN}0.1000 ± 0.00")
+    # (4 / 3.9)^20 is 1.66.
+    assert "as much as 66% more compute would bring (Kaplan's exponent))" in comparison.verdict
+    assert "near is equivalent within the margin of 0.5% of the loss" in comparison.verdict
+    assert "high is worse (+0.200" in comparison.verdict
+    assert "to the reference" in str(comparison)
+
+
+def test_a_sweeps_plan_names_the_reference_and_nothing_else_can(tmp_path: Path) -> None:
+    folder = sweep(tmp_path, {1: 3.8, 2: 3.5, 4: 4.1})
+    plan = json.loads((folder / "plan.json").read_text())
+    (folder / "plan.json").write_text(json.dumps(plan | {"reference": {"num_layers": 1}, "margin": 0.2}))
+    comparison = compare_experiments(folder)
+    assert verdicts(comparison) == {"num_layers=2": "BETTER BUT SMALL", "num_layers=1": "REFERENCE", "num_layers=4": "WORSE BUT SMALL"}
+    with pytest.raises(RecordError, match="a sweep's plan fixed both"):
+        compare_experiments(folder, reference="num_layers=2")
+
+
+def test_a_reference_without_a_result_leaves_no_verdict(tmp_path: Path) -> None:
+    def loss(variant: Mapping[str, Any], rate: float, seed: int) -> float | None:
+        return None if variant["num_layers"] == 1 else float(planted({1: 3.8, 2: 3.5, 4: 3.0})(variant, rate, seed))
+
+    folder = write_sweep(tmp_path / "demo", LAYERS, loss)
+    plan = json.loads((folder / "plan.json").read_text())
+    (folder / "plan.json").write_text(json.dumps(plan | {"reference": {"num_layers": 1}}))
+    comparison = compare_experiments(folder)
+    assert verdicts(comparison) == {"num_layers=4": "NO-REFERENCE", "num_layers=2": "NO-REFERENCE", "num_layers=1": "DIVERGED"}
+    assert comparison.verdict == "No verdict: num_layers=1, the reference, has no result to compare with."
+
+
+def test_a_misspelt_reference_is_answered_with_the_nearest() -> None:
+    with pytest.raises(RecordError, match=r"got 'wade': did you mean wide\?"):
+        compare_experiments(frame({"wide": 4.0, "deep": 4.1}), reference="wade")
+
+
+def test_the_table_says_what_the_rate_does_and_what_a_difference_is_worth(tmp_path: Path) -> None:
+    table = compare_experiments(sweep(tmp_path, {1: 3.8, 2: 3.5, 4: 4.1})).table.set_index("variant")
+    assert table["at_common_rate"].tolist() == pytest.approx(table["mean"].tolist())  # 3e-3 is everyone's best
+    # .2 nats for each e-fold of the rate, over the three rates.
+    assert table["learning_rate_sensitivity"].tolist() == pytest.approx([0.2 * (log(3) + 0 + log(10 / 3)) / 3] * 3)
+    assert table.loc["num_layers=1", "compute_ratio"] == pytest.approx((table["mean"].iloc[1] / table["mean"].iloc[0]) ** 20)
+    assert table["seeds_better"].tolist()[1:] == [1, 1]
+
+
+def test_an_exponent_of_the_sweeps_own_replaces_kaplans() -> None:
+    comparison = compare_experiments(frame({"a": 4.0, "b": 4.4}), exponent=Exponent(0.1, "this sweep's own fit"))
+    assert "as much as 2.6 times the compute would bring (this sweep's own fit)" in comparison.verdict  # 1.1^10
+
+
+def test_eight_seeds_choose_on_some_and_test_on_the_others(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).normal(scale=0.01, size=(5, 8))
+
+    def loss(variant: Mapping[str, Any], rate: float, seed: int) -> float:
+        return {1: 3.8, 2: 3.5, 4: 4.1}[variant["num_layers"]] + 0.2 * abs(log(rate / 3e-3)) + float(noise[variant["num_layers"], seed])
+
+    comparison = compare_experiments(write_sweep(tmp_path / "demo", LAYERS, loss, seeds=range(8)))
+    assert comparison.table["n"].tolist() == [6, 6, 6]
+    assert comparison.table["mean"].iloc[0] == pytest.approx(3.5 + noise[2, 2:].mean())
+    assert not any("same seeds" in caveat for caveat in comparison.caveats)
+    assert comparison.table["signs_p"].iloc[1] == pytest.approx(2 / 2**6)
+
+
+# ------------------------------------------------------------------------------------------------------------------- the trend
+
+
+def with_curves(folder: Path, curve: Any) -> Path:
+    """The sweep's records with the loss at each step replaced by curve(num_layers, step, last loss)."""
+    for path in folder.glob("trials/*"):
+        layers = json.loads((path / "config.json").read_text())["num_layers"]
+        rows = [json.loads(line) for line in (path / "records.jsonl").read_text().splitlines()]
+        last = {(row["seed"], row["learning_rate"]): row["val_loss"] for row in rows}
+        for row in rows:
+            row["val_loss"] = curve(layers, row["step"], last[row["seed"], row["learning_rate"]])
+        (path / "records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("early", "told"),
+    [
+        (-0.5, "Curves still cross: in the last half of training, the order against num_layers=2 has changed for num_layers=4."),
+        (0.8, "The ranking is moving: as in the last half of training, twice as long would close the gap of num_layers=4 to num_layers=2."),
+        (0.1, None),
+    ],
+)  # fmt: skip
+def test_a_ranking_that_is_still_moving_is_a_caveat(tmp_path: Path, early: float, told: str | None) -> None:
+    # At step 200 of 300 the four layers' gap to the best is larger or smaller by `early` than the .6 of the end.
+    folder = with_curves(
+        sweep(tmp_path, {1: 3.8, 2: 3.5, 4: 4.1}),
+        lambda layers, step, last: last + (0 if step == 300 else 0.3 + (early + (-0.2 if early < 0 else 0)) * (layers == 4)),
+    )
+    found = [caveat for caveat in compare_experiments(folder).caveats if "in the last half of training" in caveat]
+    assert found == ([told] if told else [])
+
+
+def test_text_that_is_read_again_is_a_caveat(tmp_path: Path) -> None:
+    outcomes = {trial: {"status": "finished", "corpus_tokens": 307_200 // 6} for trial in range(3)}
+    caveats = compare_experiments(sweep(tmp_path, {1: 3.8, 2: 3.5, 4: 4.1}, outcomes=outcomes)).caveats
+    assert "The training text was read up to 6 times. More than 4 teach less and less (Muennighoff et al. 2023)." in caveats

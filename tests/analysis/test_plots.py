@@ -12,8 +12,7 @@ from matplotlib.patches import Rectangle
 from archsweep.analysis import design_plots, plots, search_plots
 from archsweep.analysis.compare import compare_experiments
 from archsweep.analysis.factorial import effects
-from archsweep.analysis.scaling import Law, Points, fit_law
-from archsweep.analysis.scaling import _fit as fit_points
+from archsweep.analysis.scaling import Law, Points, fit_law, fit_points
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -81,8 +80,23 @@ def test_the_heat_map_frames_the_best_what_is_equivalent_and_what_is_not_decided
         found.table.loc[(found.table["num_layers"] == layers) & (found.table["num_heads"] == heads), "verdict"] = verdict
     frames = [patch for patch in plots.plot_heat_map(found).axes[0].patches if isinstance(patch, Rectangle)]
     placed = {frame.get_label(): (int(frame.get_x()) + 1, int(frame.get_y()) + 1) for frame in frames}
-    assert placed == {"the lowest": (1, 1), "equivalent to it": (1, 2), "not decided": (2, 1)}
+    assert placed == {"the lowest": (1, 1), "equivalent": (1, 2), "not decided": (2, 1)}
     assert len({str(frame.get_linestyle()) for frame in frames}) == 3  # without colour too
+
+
+def test_a_reference_is_what_increases_and_differences_are_drawn_from() -> None:
+    layers = [{"num_layers": number} for number in (1, 2, 3, 4)]
+    rows = comparison(layers, lambda variant: 3 + 0.3 * abs(variant["num_layers"] - 3)).source.results
+    found = compare_experiments(rows[["num_layers", "seed", "learning_rate", "val_loss"]], compare=["num_layers"], reference="num_layers=1")
+    increase = design_plots.plot_loss_increase(found).axes[0]
+    line = next(line for line in increase.lines if len(line.get_xdata()) == 4)
+    assert line.get_ydata() == pytest.approx([0, -8.3, -16.7, -8.3], abs=0.7)
+    assert increase.get_ylabel() == "loss increase over the reference"
+    differences = plots.plot_differences(found).axes[0]
+    assert differences.get_xlabel() == "validation loss above the reference (nats/token)"
+    marks = {line.get_marker(): float(line.get_xdata()[0]) for line in differences.lines if line.get_marker() in ("D", "o")}
+    assert marks["D"] == 0
+    assert marks["o"] < -0.2
 
 
 def test_effects_have_a_line_per_level_and_their_mean_in_black() -> None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+from statsmodels.stats.power import TTestPower
 
+from archsweep.analysis.detect import detectable_effect, power, seeds_needed
 from archsweep.analysis.power import ASSUMED, Spread, power_of, recorded_spread
+from archsweep.analysis.statistics import ALL_PAIRS, REFERENCE
 from tests.sweep_folder import write_sweep
 
 if TYPE_CHECKING:
@@ -47,3 +51,58 @@ def test_the_sweeps_own_spread_counts_first_then_that_of_the_sweep_of_most_alike
     assert recorded_spread(own, others, 1e10).deviation == pytest.approx(2 * 0.2 * 2**0.5)
     sweep(own, 0.1)
     assert recorded_spread(own, others, 1e10).source == "as in own"
+
+
+def test_where_rates_are_tuned_the_seeds_that_choose_them_find_nothing() -> None:
+    spread = Spread(deviation=1.0, loss=4.0, source="planted")
+    # Of 11 seeds 3 choose: the other 8 find 1.16 standard deviations.
+    assert power_of(1.17, False, 11, 2, spread, tuned=True).warning is None
+    assert "11 seeds would" in str(power_of(1.17, False, 8, 2, spread, tuned=True).warning)
+    assert power_of(1.17, False, 8, 2, spread).warning is None
+
+
+# ---------------------------------------------------------------------------------------------------- power
+@pytest.mark.parametrize(("seeds", "effect"), [(3, 3.26), (4, 2.13), (5, 1.68), (6, 1.43), (8, 1.16), (10, 1.00), (16, 0.75)])
+def test_the_smallest_detectable_effect_of_a_paired_t_test_is_the_tables(seeds: int, effect: float) -> None:
+    assert detectable_effect(seeds) == pytest.approx(effect, abs=0.006)
+
+
+@pytest.mark.parametrize(("effect", "seeds", "alpha"), [(0.5, 10, 0.05), (1.0, 3, 0.05), (2.0, 5, 0.01)])
+def test_power_of_two_variants_is_statsmodels_paired_power(effect: float, seeds: int, alpha: float) -> None:
+    # The wrong sign is no find: one side of the test at half of its level.
+    expected = TTestPower().power(effect_size=effect, nobs=seeds, alpha=alpha / 2, alternative="larger")
+    assert power(effect, seeds, alpha=alpha) == pytest.approx(expected)
+
+
+def test_pooling_over_variants_finds_smaller_effects() -> None:
+    assert detectable_effect(3, variants=6) < detectable_effect(3, variants=3) < detectable_effect(3, variants=2)
+
+
+@pytest.mark.parametrize("effect", [0.2, 0.7, 1.5])
+def test_the_seeds_needed_are_those_that_statsmodels_solves_for(effect: float) -> None:
+    solved = TTestPower().solve_power(effect_size=effect, alpha=0.05, power=0.8)
+    assert seeds_needed([effect]).tolist() == [np.ceil(solved)]
+
+
+def test_the_seeds_of_many_effects_are_those_of_each_by_itself() -> None:
+    solved = [np.ceil(TTestPower().solve_power(effect_size=effect, alpha=0.05, power=0.8)) for effect in (0.3, 2.0)]
+    assert seeds_needed([0.3, float("nan"), -2.0, 0.0]).tolist() == pytest.approx([solved[0], np.nan, solved[1], np.nan], nan_ok=True)
+
+
+def test_no_number_of_seeds_finds_no_difference() -> None:
+    assert np.isnan(seeds_needed([0.0, 0.01, float("nan")])).all()
+
+
+def test_one_seed_detects_nothing() -> None:
+    assert detectable_effect(1) == float("inf")
+
+
+def test_the_plan_for_more_seeds_reckons_with_the_number_of_pairs() -> None:
+    assert ALL_PAIRS.strictest(2) == REFERENCE.strictest(2) == 0.05
+    assert ALL_PAIRS.strictest(5) == pytest.approx(0.005)
+    assert REFERENCE.strictest(5) == pytest.approx(0.0125)
+
+
+def test_a_reference_finds_smaller_effects_than_all_pairs_of_the_same_seeds() -> None:
+    found = [detectable_effect(5, 9, family.strictest(9), family) for family in (REFERENCE, ALL_PAIRS)]
+    assert found[0] < found[1]

@@ -10,8 +10,10 @@ import pytest
 
 from archsweep.analysis import scaling
 from archsweep.analysis.compare import compare_experiments
+from archsweep.analysis.compute import KAPLAN
 from archsweep.analysis.scaling import Law, Points, compute_exponent, fit_law, optima
-from archsweep.analysis.statistics import best_settings, fit_layout, losses_by_seed
+from archsweep.analysis.statistics import fit_layout
+from archsweep.analysis.tuning import best_settings, losses_by_seed
 
 if TYPE_CHECKING:
     from archsweep.analysis.compare import Comparison
@@ -99,7 +101,11 @@ def test_a_sweep_of_sizes_and_lengths_finds_the_planted_law_within_its_intervals
 
 
 def test_intervals_are_the_same_every_time() -> None:
-    assert laws(sweep()).fits[0].draws == laws(sweep()).fits[0].draws
+    sizes = np.geomspace(1e4, 1e6, 5)
+    points = Points(sizes, np.full(5, 1e6), 6e6 * sizes, Law(1.5, 20.0, 0.3).loss(sizes), 0.01, 8)
+    first, second = (scaling.fit_points("parameters", points).interval("alpha") for _ in range(2))
+    assert first == second
+    assert first[1] > first[0]
 
 
 def test_the_best_size_of_a_compute_budget_comes_from_the_law() -> None:
@@ -109,7 +115,7 @@ def test_the_best_size_of_a_compute_budget_comes_from_the_law() -> None:
     flops = np.repeat(budgets, 5)
     tokens = flops / (6 * sizes)
     points = Points(sizes, tokens, flops, SMALL.loss(sizes, tokens), 1e-4, 20)
-    found = optima(scaling._fit("parameters", points))
+    found = optima(scaling.fit_points("parameters", points))
     assert [optimum.variants for optimum in found] == [5, 5, 5]
     assert [optimum.size for optimum in found] == pytest.approx([SMALL.best_size(budget, 6) for budget in budgets], rel=1e-3)
     assert all(optimum.inside and optimum.low < optimum.size < optimum.high for optimum in found)
@@ -119,7 +125,10 @@ def test_the_sweeps_own_compute_exponent_is_for_ratios_of_losses() -> None:
     comparison = sweep(noise=0.0)
     exponent = compute_exponent(comparison.table)
     assert exponent == pytest.approx(SMALL.compute_exponent_at(comparison.table["mean"].min()), rel=0.1)
-    assert compute_exponent(sweep(tokens=(1_000_000,)).table) is None
+    assert comparison.exponent == (exponent, "the sweep's own scaling law")
+    one_length = sweep(tokens=(1_000_000,))
+    assert compute_exponent(one_length.table) is None
+    assert one_length.exponent == KAPLAN
 
 
 def test_equal_sizes_have_no_law() -> None:
@@ -152,7 +161,7 @@ def test_sizes_and_lengths_that_grow_together_are_not_told_apart() -> None:
 def test_one_seed_still_has_intervals_from_what_the_law_leaves() -> None:
     sizes = np.geomspace(1e4, 1e6, 7)
     losses = Law(1.5, 20.0, 0.3).loss(sizes) + 0.01 * np.random.default_rng(0).standard_normal(7)
-    fit = scaling._fit("parameters", Points(sizes, np.full(7, 1e6), 6e6 * sizes, losses, float("nan"), 0))
+    fit = scaling.fit_points("parameters", Points(sizes, np.full(7, 1e6), 6e6 * sizes, losses, float("nan"), 0))
     low, high = fit.interval("alpha")
     assert low < 0.3 < high
 
@@ -160,19 +169,19 @@ def test_one_seed_still_has_intervals_from_what_the_law_leaves() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("lengths", [1, 4])
 def test_intervals_and_bands_hold_the_truth_about_as_often_as_they_promise(lengths: int) -> None:
-    """150 sweeps with three seeds each; 95 % +- 3.5 % is two standard deviations of such a count, and 90 % is allowed for so few points."""
+    """Eighty sweeps with three seeds each: a count whose standard deviation is 2.4 % where 95 % are promised."""
     rng = np.random.default_rng(3)
     truth = SMALL if lengths > 1 else Law(1.5, 30.0, 0.3)
     sizes, tokens = (grid.ravel() for grid in np.meshgrid(np.geomspace(2e4, 1e6, 6), np.geomspace(3e5, 1e7, lengths)))
-    inside = {"alpha": [], "band": []}  # type: dict[str, list[float]]
-    for _ in range(150):
+    inside: dict[str, list[float]] = {"alpha": [], "band": []}
+    for _ in range(80):
         losses = truth.loss(sizes, tokens)[:, None] + 0.015 * rng.standard_normal((len(sizes), 3))
         layout = fit_layout(pd.DataFrame(losses))
         points = Points(sizes, tokens, 6 * sizes * tokens, losses.mean(axis=1), float(layout.mean_errors.max()), layout.degrees)
-        fit = scaling._fit("parameters", points)
+        fit = scaling.fit_points("parameters", points)
         low, high = fit.interval("alpha")
         inside["alpha"].append(low <= truth.alpha <= high)
         at = np.geomspace(2e4, 1e6, 9)
         low_band, high_band = fit.band(at, tokens[0])
         inside["band"].append(float(np.mean((low_band <= truth.loss(at, tokens[0])) & (truth.loss(at, tokens[0]) <= high_band))))
-    assert all(0.9 <= np.mean(values) <= 0.995 for values in inside.values()), {name: np.mean(v) for name, v in inside.items()}
+    assert all(np.mean(values) >= 0.9 for values in inside.values()), {name: np.mean(v) for name, v in inside.items()}

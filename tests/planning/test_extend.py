@@ -110,3 +110,10 @@ def test_a_length_that_a_budget_has_solved_may_differ_between_variants_of_one_qu
     assert sorted(lengths) == [1, 2]
     assert lengths[1] != lengths[2]
     reconcile(plan((1,), budget=budget), plan((2,), budget=budget), extend=True)
+
+
+@pytest.mark.parametrize("changes", [{"reference": {"num_layers": 1}}, {"margin": 0.01}])
+@pytest.mark.parametrize("extend", [False, True])
+def test_what_is_tested_cannot_be_chosen_after_the_losses_are_known(changes: dict[str, Any], extend: bool) -> None:
+    with pytest.raises(SpaceError, match="fixed what is tested before it ran: every pair"):
+        reconcile(plan(), plan(**changes), extend=extend)

@@ -262,3 +262,23 @@ def test_a_budget_with_a_compared_width_solves_the_feed_forward_width() -> None:
     made = make_plan("sweep", "", space, "corpus")
     assert sorted(trial.config.hidden_size for trial in made.trials) == [48, 64]
     assert make_plan("sweep", "", replace(space, compare={"head_dim": Choice(12, 16)}), "corpus").trials[0].cost == made.trials[0].cost
+
+
+COMPARE = {"num_layers": Choice(1, 2), "num_heads": Choice(2, 4)}
+
+
+def test_the_plan_says_what_is_tested_in_the_order_of_the_question(tmp_path: Path) -> None:
+    made = plan(compare=COMPARE, reference={"num_heads": 4, "num_layers": 1}, margin=0.01)
+    read = Plan.load(made.save(tmp_path / "plan.json"))
+    assert read.reference is not None
+    assert list(read.reference.items()) == [("num_layers", 1), ("num_heads", 4)]
+    assert (read.margin, plan().margin, plan().reference) == (0.01, 0.005, None)
+
+
+def test_a_reference_that_is_not_trained_is_refused_before_anything_is() -> None:
+    with pytest.raises(SpaceError, match=r"must be one of the variants that are trained, got num_layers=2 .*it is refused: too deep"):
+        plan(
+            compare=COMPARE,
+            reference={"num_layers": 2, "num_heads": 4},
+            constrain=lambda config: "too deep" if config.num_layers == 2 else None,
+        )

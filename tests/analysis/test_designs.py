@@ -1,0 +1,85 @@
+"""What a question's design adds to the report, in both formats."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from archsweep.analysis.report import generate_summary_report
+from tests.analysis.test_report import Page
+from tests.sweep_folder import write_sweep
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+
+def texts(
+    folder: Path,
+    variants: Sequence[Mapping[str, Any]],
+    loss: Callable[[Mapping[str, Any]], float],
+    parameters: Callable[[Mapping[str, Any]], int] = lambda variant: 30_000,
+    seeds: Sequence[int] = (0, 1, 2),
+) -> tuple[str, str]:
+    """The page's text and the Markdown of a sweep with planted losses."""
+    write_sweep(
+        folder,
+        variants,
+        lambda variant, rate, seed: loss(variant) + 0.01 * seed + 0.002 * ((seed + variant["num_layers"]) % 3) + (rate != 3e-3),
+        parameters=parameters,
+        seeds=seeds,
+    )
+    return Page(generate_summary_report(folder)).text, (folder / "report.md").read_text()
+
+
+def test_one_number_has_its_loss_increase(tmp_path: Path) -> None:
+    page, markdown = texts(tmp_path / "s", [{"num_layers": layers} for layers in (1, 2, 4)], lambda variant: 3 + variant["num_layers"])
+    for text in (page, markdown):
+        assert "Loss increase over the best, by num layers" in text
+        assert "Effects" not in text
+        assert "Scaling" not in text
+    assert "](figures/loss_increase.png)" in markdown
+
+
+def test_two_crossed_dimensions_have_their_effects(tmp_path: Path) -> None:
+    variants = [{"num_layers": layers, "num_heads": heads} for layers, heads in product((1, 2), (1, 2))]
+    page, markdown = texts(tmp_path / "s", variants, lambda variant: 3 + 0.5 * variant["num_layers"])
+    for text in (page, markdown):
+        assert "Shown to have an effect: num layers. Not shown: num heads, num layers \N{MULTIPLICATION SIGN} num heads;" in text
+    assert "](figures/effects.png)" in markdown
+
+
+def test_many_variants_have_parallel_coordinates_importances_and_picks(tmp_path: Path) -> None:
+    variants = [
+        {"num_layers": layers, "num_heads": heads, "activation_function": name}
+        for layers, heads, name in product((1, 2, 4), (1, 2), ("relu", "gelu_new"))
+    ]
+    page, markdown = texts(
+        tmp_path / "s", variants, lambda variant: 4 - 0.2 * variant["num_layers"], lambda variant: 20_000 * variant["num_layers"]
+    )
+    for figure in ("parallel_coordinates", "importances", "effects"):
+        assert f"](figures/{figure}.png)" in markdown
+    for text in (page, markdown):
+        assert "Pick for your limit" in text
+        assert "parameters at most" in text
+    picks = [line for line in markdown.splitlines() if line.startswith("|") and "num\\_layers" not in line and "no limit" in line]
+    assert len(picks) == 1
+    assert "80,000" in picks[0]  # the deepest is the best and the largest
+
+
+@pytest.mark.parametrize("count", [3, 6])
+def test_sizes_have_a_law_or_the_reason_why_not(count: int, tmp_path: Path) -> None:
+    sizes = {layers: 10_000 + 10_000 * 2**layers for layers in range(1, count + 1)}
+    page, markdown = texts(
+        tmp_path / "s",
+        [{"num_layers": layers} for layers in sizes],
+        lambda variant: float(2 + 20 * (sizes[variant["num_layers"]] - 10_000) ** -0.3),
+        lambda variant: sizes[variant["num_layers"]],
+    )
+    for text in (page, markdown):
+        assert ("it takes 4 sizes over a factor of 4 or more, and there are 3 over a factor of 4" in text) == (count == 3)
+        assert ("6 variants of 20,000 to 640,000 non-embedding parameters, at 307,200 tokens" in text) == (count == 6)
+        assert ("what it says beyond is extrapolation, not evidence" in text) == (count == 6)
+    assert ("](figures/scaling.png)" in markdown) == (count == 6)
