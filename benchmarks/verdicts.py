@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -12,10 +11,20 @@ import pandas as pd
 
 from archsweep.analysis.checks import by_seed
 from archsweep.analysis.detect import detectable_effect
-from archsweep.analysis.equivalence import equivalence_p
-from archsweep.analysis.statistics import ALL_PAIRS, ALPHA, REFERENCE, Layout, all_against, all_pairs, fit_layout
+from archsweep.analysis.equivalence import equivalence
+from archsweep.analysis.statistics import ALL_PAIRS, ALPHA, REFERENCE, all_pairs, fit_layout, paired_tests
 from archsweep.analysis.tuning import choosing
-from archsweep.analysis.verdicts import BETTER, BETTER_BUT_SMALL, EQUIVALENT, WORSE, WORSE_BUT_SMALL, verdicts
+from archsweep.analysis.verdicts import (
+    BEST,
+    BETTER,
+    BETTER_BUT_SMALL,
+    EQUIVALENT,
+    LR_CONFOUNDED,
+    REFERENCE_ITSELF,
+    UNDECIDED,
+    WORSE,
+    WORSE_BUT_SMALL,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +34,8 @@ Array = npt.NDArray[np.float64]
 VARIANTS, SEEDS = (2, 4, 9), (3, 5, 8)
 RATES = 3
 LOSS, SPREAD, MARGIN = 4.0, 0.01, 0.005  # nats/token, the standard deviation over seeds, and the part of the loss that counts as equal
-TRIALS = 1000
+SWEEPS = 10_000
+MOST_TABLES = 2000  # of the intervals, which are read from the report's own table, sweep by sweep
 DECIDED = {BETTER, BETTER_BUT_SMALL, WORSE, WORSE_BUT_SMALL}
 
 
@@ -39,84 +49,90 @@ class World:
     tails: float = np.inf  # degrees of freedom of Student's noise
     flat: int = 0  # so many variants lose nothing at the other rates
     steep: float = 10.0  # what the others lose there, in units of SPREAD
-    diverged: bool = False  # one replica at the first variant's middle rate, which then no longer counts
+    diverged: bool = False  # one replica at the first variant's highest rate, which then no longer counts
     shift: float = 0.0  # nats/token
     reference: bool = False  # whether all are tested against the first variant
 
-    def draw(self, rng: np.random.Generator) -> Array:
-        """Losses of every variant, rate and seed, with an effect of the seed that all share; NaN where a replica diverged."""
-        shape = (self.variants, RATES, self.seeds)
+    def draw(self, rng: np.random.Generator, sweeps: int = 1) -> Array:
+        """Losses of so many sweeps, (sweeps, variants, rates, seeds), with an effect of the seed that all share; NaN: it diverged."""
+        shape = (sweeps, self.variants, RATES, self.seeds)
         noise = rng.normal(size=shape) if np.isinf(self.tails) else rng.standard_t(self.tails, size=shape)
-        curve = (
-            np.where(np.arange(RATES) == RATES // 2, 0.0, self.steep)[None, :, None]
-            * (np.arange(self.variants) >= self.flat)[:, None, None]
-        )
-        seed_effect = 3 * SPREAD * rng.normal(size=self.seeds)
-        losses = LOSS + seed_effect + SPREAD * (self.spreads(self.variants)[:, None, None] * noise + curve)
-        losses[1:] += self.shift
+        off_best = np.where(np.arange(RATES) == RATES // 2, 0.0, self.steep)
+        curve = off_best * (np.arange(self.variants) >= self.flat)[:, None]
+        seed_effect = 3 * SPREAD * rng.normal(size=(sweeps, 1, 1, self.seeds))
+        losses = LOSS + seed_effect + SPREAD * (self.spreads(self.variants)[:, None, None] * noise + curve[:, :, None])
+        losses[:, 1:] += self.shift
         if self.diverged:
-            losses[0, RATES // 2, rng.integers(self.seeds)] = np.nan
+            losses[np.arange(sweeps), 0, RATES - 1, rng.integers(self.seeds, size=sweeps)] = np.nan
         return np.asarray(losses)
 
 
-def tuned(losses: Array) -> tuple[Layout, list[bool]]:
-    """(variants, rates, seeds) -> the layout at each variant's best rate, the best variant first, and whether that rate is at an edge."""
-    count = choosing(losses.shape[2])
-    choice = np.where(np.isnan(losses).any(axis=2), np.inf, losses[:, :, : count or None].mean(axis=2)).argmin(axis=1)
-    at_best = losses[np.arange(len(losses)), choice, count:]
-    order = at_best.mean(axis=1).argsort(kind="stable")
-    names = [f"v{number}" for number in order]
-    return fit_layout(pd.DataFrame(at_best[order], index=names)), [bool(choice[number] in (0, RATES - 1)) for number in order]
+def tuned(losses: Array) -> tuple[Array, npt.NDArray[np.bool_]]:
+    """(sweeps, variants, rates, seeds) -> the tested losses at each variant's best rate, (sweeps, variants, seeds), and whether that rate
+    is at an edge, (sweeps, variants)."""
+    count = choosing(losses.shape[3])
+    choice = np.where(np.isnan(losses).any(axis=3), np.inf, losses[..., : count or None].mean(axis=3)).argmin(axis=2)
+    at_best = np.take_along_axis(losses, choice[..., None, None], axis=2)[:, :, 0, count:]
+    return at_best, (choice == 0) | (choice == RATES - 1)
 
 
-def judged(losses: Array, reference: bool = False) -> dict[str, str]:
-    """The verdict on each variant, as compare_experiments reaches it; nothing where no test has found anything."""
-    layout, edges = tuned(losses)
-    pairs = all_against(layout, "v0") if reference else all_pairs(layout)
-    equivalent = equivalence_p(pairs, MARGIN * layout.means[pairs["first"]].to_numpy())
-    others = len(layout.means) - 1
-    if not min(pairs["holm_p"].to_numpy()[:others].min(), equivalent[:others].min()) < ALPHA:
-        return {}
-    table = (
-        pairs.assign(equivalence_p=equivalent)
-        .head(others)
-        .set_index("second")[["difference", "holm_p", "equivalence_p"]]
-        .reindex(layout.means.index)
-    )
-    table = table.rename_axis("variant").reset_index().assign(mean=layout.means.to_numpy())
-    table["learning_rate_edge"] = ["lowest" if edge else "none" for edge in edges]
-    return dict(zip(table["variant"], verdicts(table, (), "v0" if reference else None, MARGIN), strict=True))
+def judged(losses: Array, reference: bool = False) -> npt.NDArray[np.str_]:
+    """The verdict on each variant, (sweeps, variants), as compare_experiments reaches it; `reference`: against the first variant."""
+    at_best, edges = tuned(losses)
+    order = np.tile(np.arange(losses.shape[1]), (len(losses), 1)) if reference else at_best.mean(axis=2).argsort(axis=1, kind="stable")
+    ranked, edges = np.take_along_axis(at_best, order[..., None], axis=1), np.take_along_axis(edges, order, axis=1)
+    first, second = _pairs(losses.shape[1], reference)
+    tests = paired_tests(ranked, first, second, REFERENCE if reference else ALL_PAIRS)
+    margin = MARGIN * ranked.mean(axis=2)
+    equivalent = equivalence(tests.difference, tests.error, tests.degrees, margin[:, first])
+    others = slice(losses.shape[1] - 1)  # the pairs with the best, or with the reference, are the first ones
+    difference, is_found, is_equal = tests.difference[:, others], tests.holm_p[:, others] < ALPHA, equivalent[:, others] < ALPHA
+    is_small = np.abs(difference) < margin[:, :1]
+    better = np.where(is_small, BETTER_BUT_SMALL, BETTER)
+    found = np.where(reference & (difference > 0), np.where(is_small, WORSE_BUT_SMALL, WORSE), better)
+    verdict = np.where(is_found, found, np.where(is_equal, EQUIVALENT, UNDECIDED))
+    verdict = np.where(edges[:, 1:] | edges[:, :1], LR_CONFOUNDED, verdict)
+    whole = np.concatenate([np.full((len(losses), 1), REFERENCE_ITSELF if reference else BEST), verdict], axis=1)
+    return np.take_along_axis(whole, order.argsort(axis=1), axis=1)
 
 
-def rate(world: World, wrong: set[str], trials: int = TRIALS, seed: int = 0) -> float:
+def _pairs(variants: int, reference: bool) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    if reference:
+        return np.zeros(variants - 1, dtype=np.intp), np.arange(1, variants)
+    first, second = np.triu_indices(variants, k=1)
+    return first, second
+
+
+def rate(world: World, wrong: set[str], sweeps: int = SWEEPS, seed: int = 0) -> float:
     """The part of the sweeps from this world in which any verdict is one of `wrong`."""
-    rng = np.random.default_rng(seed)
-    return sum(bool(wrong & set(judged(world.draw(rng), world.reference).values())) for _ in range(trials)) / trials
+    verdicts = judged(world.draw(np.random.default_rng(seed), sweeps), world.reference)
+    return float(np.isin(verdicts, list(wrong)).any(axis=1).mean())
 
 
-def coverage(world: World, trials: int = TRIALS, seed: int = 1) -> tuple[float, float]:
-    """How often the difference of the first two variants lies in its 95 % interval: the report's, and that of the pair's own seeds."""
-    rng, inside = np.random.default_rng(seed), np.zeros(2)
-    for _ in range(trials):
-        layout, _ = tuned(world.draw(rng))
-        row = all_against(layout, "v0").set_index("second").loc["v1"]
-        own = by_seed(layout, "v0").loc["v1"]
-        inside += [row["low"] <= world.shift <= row["high"], own["own_low"] <= world.shift <= own["own_high"]]
-    return float(inside[0] / trials), float(inside[1] / trials)
+def coverage(world: World, sweeps: int = SWEEPS, seed: int = 1) -> float:
+    """How often the difference of the first two variants lies in its 95 % interval."""
+    at_best, _ = tuned(world.draw(np.random.default_rng(seed), sweeps))
+    tables = [all_pairs(fit_layout(pd.DataFrame(losses))).iloc[0] for losses in at_best[: min(sweeps, MOST_TABLES)]]
+    return float(np.mean([row["low"] <= world.shift <= row["high"] for row in tables]))
 
 
-def found(world: World, trials: int = TRIALS, seed: int = 2) -> float:
+def own_coverage(world: World, sweeps: int = SWEEPS, seed: int = 1) -> float:
+    """How often it lies in the interval from the pair's own seeds."""
+    at_best, _ = tuned(world.draw(np.random.default_rng(seed), sweeps))
+    pairs = pd.DataFrame(at_best[:, 1] - at_best[:, 0])  # each sweep's difference is a variant of one table, against nought
+    layout = fit_layout(pd.concat([pd.DataFrame(np.zeros((1, pairs.shape[1])), index=["nought"]), pairs]))
+    own = by_seed(layout, "nought").drop("nought")
+    return float(((own["own_low"] <= world.shift) & (world.shift <= own["own_high"])).mean())
+
+
+def found(world: World, sweeps: int = SWEEPS, seed: int = 2) -> float:
     """How often a difference that is said to be found four times out of five is, at Holm's strictest step."""
     family, tested = REFERENCE if world.reference else ALL_PAIRS, world.seeds - choosing(world.seeds)
     alpha = family.strictest(world.variants)
     effect = detectable_effect(tested, world.variants, alpha, family) * 2**0.5 * SPREAD
-    rng, hits, planted = np.random.default_rng(seed), 0, replace(world, shift=effect)
-    for _ in range(trials):
-        layout, _ = tuned(planted.draw(rng))
-        pairs = all_against(layout, "v0") if world.reference else all_pairs(layout)
-        pair = pairs[pairs["first"].isin(["v0", "v1"]) & pairs["second"].isin(["v0", "v1"])].iloc[0]
-        hits += bool(pair["p"] < alpha)
-    return hits / trials
+    at_best, _ = tuned(replace(world, shift=effect).draw(np.random.default_rng(seed), sweeps))
+    tests = paired_tests(at_best, *_pairs(world.variants, world.reference), family)
+    return float(((tests.p[:, 0] < alpha) & (tests.difference[:, 0] > 0)).mean())
 
 
 def _one_noisy(variants: int) -> Array:
@@ -138,7 +154,7 @@ NULL = {
     "one variant four times as noisy": _worlds(spreads=_one_noisy),
     "spreads from 1 to 4": _worlds(spreads=_one_to_four),
     "Student's t with 3 degrees": _worlds(tails=3),
-    "one diverged replica": _worlds(flat=99, diverged=True),
+    "one diverged replica": _worlds(steep=2.0, diverged=True),
     "against a reference": _worlds(reference=True),
     "against one four times as noisy": _worlds(reference=True, spreads=_one_noisy),
 }
@@ -149,20 +165,18 @@ AT_MARGIN = {
 
 
 def main() -> None:
-    """Print a table row for every claim; a number on the command line replaces the number of sweeps in each cell."""
-    trials = int(sys.argv[1]) if len(sys.argv) > 1 and sys.argv[1].isdigit() else TRIALS
+    """Print a table row for every claim."""
     cells = [(variants, seeds) for variants in VARIANTS for seeds in SEEDS]
-    print(f"{trials} planted sweeps a cell, {RATES} learning rates; columns are variants x seeds; percent")
-    print("| | " + " | ".join(f"{variants} x {seeds}" for variants, seeds in cells) + " |\n|---|" + "---|" * len(cells))
+    print(f"{SWEEPS:,} planted sweeps a cell, {RATES} learning rates; columns are variants x seeds; percent")
+    print("| | " + " | ".join(f"{variants} x {seeds}" for variants, seeds in cells) + " |\n|---|" + "---:|" * len(cells))
     for name, worlds in NULL.items():
-        _row(f"wrong BETTER: {name}", [rate(world, DECIDED, trials) for world in worlds])
+        _row(f"wrong BETTER: {name}", [rate(world, DECIDED) for world in worlds])
     for name, worlds in AT_MARGIN.items():
-        _row(f"wrong EQUIVALENT: {name}", [rate(world, {EQUIVALENT}, trials) for world in worlds])
-    covered = [coverage(world, trials) for world in _worlds()]
-    _row("95 % interval covers", [both[0] for both in covered])
-    _row("the pair's own interval covers", [both[1] for both in covered])
-    _row("found, 80 predicted", [found(world, trials) for world in _worlds()])
-    _row("found against a reference, 80 predicted", [found(world, trials) for world in _worlds(reference=True)])
+        _row(f"wrong EQUIVALENT: {name}", [rate(world, {EQUIVALENT}) for world in worlds])
+    _row("95 % interval covers", [coverage(world) for world in _worlds()])
+    _row("the pair's own interval covers", [own_coverage(world) for world in _worlds()])
+    _row("found, 80 predicted", [found(world) for world in _worlds()])
+    _row("found against a reference, 80 predicted", [found(world) for world in _worlds(reference=True)])
 
 
 def _row(name: str, parts: list[float]) -> None:

@@ -12,6 +12,8 @@ from scipy import stats
 from archsweep.analysis.statistics import ALPHA
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+
     from archsweep.analysis.statistics import Array, Layout
 
 FEWEST_FOR_BOOTSTRAP = 5
@@ -50,7 +52,7 @@ def omnibus(layout: Layout) -> Omnibus:
     return Omnibus(float(table.loc["C(variant)", "PR(>F)"]), float(friedman))
 
 
-def by_seed(layout: Layout, against: str) -> pd.DataFrame:
+def by_seed(layout: Layout, against: Hashable) -> pd.DataFrame:
     """For each variant, from its differences to the variant `against` seed by seed: the part of the seeds at which `against` is the better
     one (ties count half), the 95 % interval of the mean difference (BCa from five seeds on, Student's below), and the exact p of flipping
     its signs. NaN where seeds are not shared; there is no p for fewer than six seeds, which cannot bring it below .05.

@@ -21,6 +21,11 @@ def equivalence_p(pairs: pd.DataFrame, margin: Array) -> Array:
     The error and the degrees of freedom are those of the pair's difference; with two variants it is statsmodels' ttost_paired.
     """
     difference, error, degrees = (pairs[name].to_numpy(dtype=float) for name in ("difference", "error", "degrees"))
+    return equivalence(difference, error, degrees, margin)
+
+
+def equivalence(difference: Array, error: Array, degrees: Array, margin: Array) -> Array:
+    """`equivalence_p` of arrays, of any number of sweeps: (..., pairs) each."""
     with np.errstate(divide="ignore", invalid="ignore"):
         nearest = (margin - np.abs(difference)) / error  # to the nearer end of the margin: the larger of the two p-values
     return holm(np.asarray(stats.t.sf(nearest, degrees)))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy import stats
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
 
 ALPHA = 0.05
 
@@ -82,14 +85,21 @@ def fit_layout(losses: pd.DataFrame) -> Layout:
     Every variant has every seed, so the fit is closed: a loss minus its variant's and its seed's mean plus the mean of all.
     """
     values, means = losses.to_numpy(dtype=float), losses.mean(axis=1)
-    paired = not np.isnan(values).any()
-    residuals = values - means.to_numpy()[:, None]
-    if paired:
-        residuals = residuals - residuals.mean(axis=0)
     variants, seeds = values.shape
-    degrees = (variants - 1) * (seeds - 1) if paired else int((~np.isnan(values)).sum()) - variants
-    error = float(np.sqrt(np.nansum(residuals**2) / degrees)) if degrees > 0 else float("nan")
-    return Layout(losses, means, error, max(degrees, 0), paired)
+    if not np.isnan(values).any():
+        degrees, paired = (variants - 1) * (seeds - 1), True
+        return Layout(losses, means, float(_residual_error(values)) if degrees else float("nan"), degrees, paired)
+    degrees, paired = int((~np.isnan(values)).sum()) - variants, False
+    squares = np.nansum((values - means.to_numpy()[:, None]) ** 2)
+    return Layout(losses, means, float(np.sqrt(squares / degrees)) if degrees > 0 else float("nan"), max(degrees, 0), paired)
+
+
+def _residual_error(losses: Array) -> Array:
+    """The residual standard deviation of loss ~ variant + seed, of any number of sweeps: (..., variants, seeds) -> (...)."""
+    variants, seeds = losses.shape[-2:]
+    residuals = losses - losses.mean(axis=-1, keepdims=True)
+    residuals = residuals - residuals.mean(axis=-2, keepdims=True)
+    return np.asarray(np.sqrt((residuals**2).sum(axis=(-2, -1)) / ((variants - 1) * (seeds - 1))))
 
 
 def all_pairs(layout: Layout) -> pd.DataFrame:
@@ -102,82 +112,85 @@ def all_pairs(layout: Layout) -> pd.DataFrame:
     return _tested(layout, first, second, ALL_PAIRS)
 
 
-def all_against(layout: Layout, reference: str) -> pd.DataFrame:
+def all_against(layout: Layout, reference: Hashable) -> pd.DataFrame:
     """The columns of all_pairs for every other variant (`second`) against the reference (`first`), p by Holm over these alone."""
     second = np.flatnonzero(layout.means.index != reference)
     return _tested(layout, np.full_like(second, layout.means.index.get_loc(reference)), second, REFERENCE)
 
 
+class Tests(NamedTuple):
+    """Of each pair: second minus first, its standard error, half of its 95 % interval, its test's degrees of freedom, p, and p by Holm."""
+
+    difference: Array
+    error: Array
+    half: Array
+    degrees: Array
+    p: Array
+    holm_p: Array
+
+
 def _tested(layout: Layout, first: Indices, second: Indices, family: Family) -> pd.DataFrame:
-    means, names = layout.means.to_numpy(), layout.means.index
-    difference = means[second] - means[first]
-    # Where a pair's own seeds spread wider than the pool, its own error counts: otherwise the calm variants would lend their certainty
-    # to a noisy one (in simulation: up to 18 % wrong verdicts where 5 % are allowed).
-    error = np.maximum(_pooled_error(layout, first, second), _own_error(layout, first, second))
-    degrees = _test_degrees(layout, first, second, family.times(len(means)))
-    # Of one difference at 95 % the pooled degrees hold what they promise; it is far out, at Holm's levels, that they do not.
-    half = stats.t.ppf(1 - ALPHA / 2, layout.degrees or np.nan if layout.paired else degrees) * error
-    p = p_values(difference, error, degrees)
+    if layout.paired and layout.degrees:
+        tests = paired_tests(layout.losses.to_numpy(dtype=float), first, second, family)
+    else:
+        tests = _unpaired_tests(layout, first, second, family)
+    names = layout.means.index
     return pd.DataFrame(
         {
             "first": names[first],
             "second": names[second],
-            "difference": difference,
-            "error": error,
-            "degrees": degrees,
-            "low": difference - half,
-            "high": difference + half,
-            "p": p,
-            "holm_p": holm(p),
+            "difference": tests.difference,
+            "error": tests.error,
+            "degrees": tests.degrees,
+            "low": tests.difference - tests.half,
+            "high": tests.difference + tests.half,
+            "p": tests.p,
+            "holm_p": tests.holm_p,
         }
     )
 
 
+def paired_tests(losses: Array, first: Indices, second: Indices, family: Family) -> Tests:
+    """The family's tests of variants that share two seeds or more, in any number of sweeps: (..., variants, seeds) -> (..., pairs) each.
+
+    Where a pair's own seeds spread wider than the pool, its own error counts: otherwise the calm variants would lend their certainty
+    to a noisy one (in simulation: up to 18 % wrong verdicts where 5 % are allowed).
+    """
+    variants, seeds = losses.shape[-2:]
+    by_seed = losses[..., second, :] - losses[..., first, :]
+    pooled = _residual_error(losses)[..., None] * np.sqrt(2 / seeds)
+    error = np.maximum(pooled, by_seed.std(axis=-1, ddof=1) / np.sqrt(seeds))
+    degrees = np.full(error.shape, (seeds - 1) * family.times(variants))
+    # Of one difference at 95 % the pooled degrees hold what they promise; it is far out, at Holm's levels, that they do not.
+    return _student(by_seed.mean(axis=-1), error, degrees, np.array((variants - 1.0) * (seeds - 1)))
+
+
+def _unpaired_tests(layout: Layout, first: Indices, second: Indices, family: Family) -> Tests:
+    """The same of variants that do not share their seeds, with Welch's degrees of freedom for the pair's own; NaN where there are none."""
+    counts, means = layout.losses.count(axis=1).to_numpy(), layout.means.to_numpy()
+    own = np.nan_to_num(layout.losses.var(axis=1, ddof=1).to_numpy() / counts)  # a single loss shows no spread
+    per_degree, pooled = own**2 / np.maximum(counts - 1, 1), layout.error**2 / counts
+    error = np.sqrt(np.maximum(own[first] + own[second], pooled[first] + pooled[second]))
+    with np.errstate(invalid="ignore"):
+        welch = (own[first] + own[second]) ** 2 / (per_degree[first] + per_degree[second])
+    degrees = np.fmin(welch * family.times(len(means)), layout.degrees) if layout.degrees else np.full(len(first), np.nan)
+    return _student(means[second] - means[first], error, degrees, degrees)
+
+
+def _student(difference: Array, error: Array, degrees: Array, degrees_of_interval: Array) -> Tests:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = np.where(difference == 0, 0.0, np.abs(difference) / error)  # equal losses differ by nothing, however small the error
+    p = np.asarray(2 * stats.t.sf(t, degrees))
+    return Tests(difference, error, stats.t.ppf(1 - ALPHA / 2, degrees_of_interval) * error, degrees, p, holm(p))
+
+
 def holm(p: Array) -> Array:
-    """P-values corrected for their number by Holm's step-down procedure (Holm 1979); NaN stays NaN.
+    """P-values corrected for their number, along the last axis, by Holm's step-down procedure (Holm 1979); NaN stays NaN.
 
     The numbers of statsmodels' multipletests, without the garbage collection that it runs at every call (some 90 ms beside torch).
     """
-    order, tests = np.argsort(p), len(p)
-    corrected = np.empty(tests)
-    corrected[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(tests, 0, -1)))
+    order, tests = np.argsort(p, axis=-1), p.shape[-1]
+    steps = np.take_along_axis(p, order, axis=-1) * np.arange(tests, 0, -1)
+    corrected = np.empty_like(p)
+    np.put_along_axis(corrected, order, np.minimum(1, np.maximum.accumulate(steps, axis=-1)), axis=-1)
     return corrected
-
-
-def p_values(difference: Array, error: Array, degrees: Array) -> Array:
-    """Two-sided p-values of Student's t; NaN without degrees of freedom."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        t = np.where(difference == 0, 0.0, np.abs(difference) / error)  # equal losses differ by nothing, however small the error
-    return np.asarray(2 * stats.t.sf(t, degrees))
-
-
-def _pooled_error(layout: Layout, first: Indices, second: Indices) -> Array:
-    squares = layout.mean_errors.to_numpy() ** 2
-    return np.asarray(np.sqrt(squares[first] + squares[second]))
-
-
-def _own_error(layout: Layout, first: Indices, second: Indices) -> Array:
-    """Standard error of each pair's difference from its own seeds alone; 0 where one seed cannot show any."""
-    losses = layout.losses.to_numpy(dtype=float)
-    if layout.paired:
-        n = losses.shape[1]
-        return (losses[second] - losses[first]).std(axis=1, ddof=1) / np.sqrt(n) if n > 1 else np.zeros(len(first))
-    squares = _squared_mean_errors(layout)
-    return np.asarray(np.sqrt(squares[first] + squares[second]))
-
-
-def _squared_mean_errors(layout: Layout) -> Array:
-    """Of each variant's mean, from its own seeds; 0 for one seed."""
-    return np.asarray(np.nan_to_num(layout.losses.var(axis=1, ddof=1).to_numpy() / layout.losses.count(axis=1).to_numpy()))
-
-
-def _test_degrees(layout: Layout, first: Indices, second: Indices, times: float) -> Array:
-    """Degrees of freedom of each pair's test: `times` its own, which unpaired are Welch's; NaN where there are none."""
-    if not layout.degrees:
-        return np.full(len(first), np.nan)
-    if layout.paired:
-        return np.full(len(first), (layout.losses.shape[1] - 1) * times)
-    squares, own = _squared_mean_errors(layout), np.maximum(layout.losses.count(axis=1).to_numpy() - 1, 1)
-    with np.errstate(invalid="ignore"):
-        welch = (squares[first] + squares[second]) ** 2 / ((squares**2 / own)[first] + (squares**2 / own)[second])
-    return np.asarray(np.fmin(welch * times, layout.degrees))

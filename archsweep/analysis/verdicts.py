@@ -12,7 +12,7 @@ from archsweep.analysis.statistics import ALPHA
 from archsweep.analysis.tuning import seeds_for
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Sequence
 
     from archsweep.analysis.source import BudgetRule
     from archsweep.analysis.statistics import Array, Family, Layout
@@ -34,7 +34,7 @@ def worst_status(statuses: pd.Series) -> str:
     return next((verdict for status, verdict in NO_RESULT.items() if (statuses == status).any()), NO_RESULT["diverged"])
 
 
-def verdicts(table: pd.DataFrame, budgets: Sequence[BudgetRule], reference: str | None, margin: float) -> list[str]:
+def verdicts(table: pd.DataFrame, budgets: Sequence[BudgetRule], reference: Hashable | None, margin: float) -> list[str]:
     """One for each row of the table. Against the best, BETTER says that the best is; against a reference, that the row's variant is."""
     rows = table.to_dict("records")
     standard = rows[0] if reference is None else next((row for row in rows if row["variant"] == reference), None)
