@@ -14,7 +14,7 @@ from archsweep.analysis.audits import audits
 from archsweep.analysis.compare import Comparison, compare_experiments
 from archsweep.analysis.illustrations import illustrations, search_illustrations
 from archsweep.analysis.metric import named, rename_axes, renamed
-from archsweep.analysis.verdicts import BEST, BETTER, UNDECIDED
+from archsweep.analysis.verdicts import BEST, BETTER, REFERENCE_ITSELF, UNDECIDED, WORSE
 from archsweep.analysis.words import Number, amount, plural, tag, variants_text, words
 from archsweep.atomic import write_atomically
 
@@ -119,10 +119,10 @@ def _content(comparison: Comparison) -> dict[str, Any]:
 
 def _tone(comparison: Comparison) -> str:
     """How the verdict's box is coloured: "decided" only where every other variant is beaten, or better, and nothing is missing."""
-    found = {verdict.removesuffix(" BUT SMALL") for verdict in comparison.table["verdict"]} - {BEST, "REFERENCE"}
-    if found and found <= {BETTER, "WORSE"}:
+    found = {verdict.removesuffix(" BUT SMALL") for verdict in comparison.table["verdict"]} - {BEST, REFERENCE_ITSELF}
+    if found and found <= {BETTER, WORSE}:
         return "decided"
-    return "undecided" if found & {UNDECIDED, BETTER, "WORSE"} else "open"
+    return "undecided" if found & {UNDECIDED, BETTER, WORSE} else "open"
 
 
 def _counts(comparison: Comparison) -> str:
