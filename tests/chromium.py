@@ -50,7 +50,8 @@ class Browser:
             message = self._message()
             if message.get("id") == self._number:
                 assert "error" not in message, message["error"]
-                return message["result"]
+                result: dict[str, Any] = message["result"]
+                return result
 
     def open(self, path: Path) -> None:
         """Open a page and wait until it has loaded."""

@@ -31,12 +31,12 @@ def audits(comparison: Comparison) -> list[Audit]:
 
 def _budget(ranked: pd.DataFrame, budget: BudgetRule) -> Audit:
     stated = f"{amount(budget.target)} {words(budget.kind)} ± {budget.tolerance:.1%}"
-    measured = ranked[ranked[budget.kind].notna()]
+    measured = ranked[ranked[budget.kind].notna() & ranked["variant"].map(budget.concerns).astype(bool)]
     if measured.empty:
         return Audit("budget", f"{stated}: not recorded", False)
     off = int(sum(off_budget(row, budget) for _, row in measured.iterrows()))
     farthest = float((measured[budget.kind].astype(float) / budget.target - 1).abs().max())
-    kept = f"kept by all {len(measured)} variants" if not off else f"missed by {plural(off, 'variant')} of {len(measured)}"
+    kept = f"kept by all {plural(len(measured), 'variant')}" if not off else f"missed by {plural(off, 'variant')} of {len(measured)}"
     return Audit("budget", f"{stated}: {kept}, the farthest is {farthest:.2%} off", not off)
 
 

@@ -40,6 +40,7 @@ COSTS = (
     Cost("decode_latency", "decoding latency", "s/token"),
     Cost("parameters", "parameters", ""),
 )
+MOST_BARS = 300  # variants beyond which their intervals would hide each other, and their points are a picture in the drawing
 WIDEST_LOG = 10  # costs that differ by more than this factor are drawn on a log axis
 
 
@@ -78,7 +79,7 @@ def is_wide(values: pd.Series) -> bool:
 
 
 def plot_costs(comparison: Comparison) -> Figure:
-    """A panel per known cost: a point per variant with the 95 % interval of its mean; filled, and joined, where it is on the front."""
+    """A panel per known cost: a point per variant, filled, and joined, where it is on the front; with the 95 % interval of its mean."""
     found = costs(comparison)
     shown = known(found)
     columns = min(2, len(shown))
@@ -93,17 +94,20 @@ def plot_costs(comparison: Comparison) -> Figure:
             axes.remove()
         for axes in grid[:, 0]:
             axes.set_ylabel("validation loss (nats/token)")
+        plots.settle(figure)
     return figure
 
 
 def _panel(axes: mpl.axes.Axes, found: pd.DataFrame, cost: Cost) -> None:
+    crowded = len(found) > MOST_BARS
     best = front(found, cost)
     line = found[best].sort_values(cost.column)
     for rows, colour, fill, order in ((found[~best], plots.MUTED, plots.PAPER, 2), (line, plots.PALETTE[0], plots.PALETTE[0], 3)):
-        bars = np.nan_to_num(rows["half_width"]) if "half_width" in rows else None
+        bars = np.nan_to_num(rows["half_width"]) if "half_width" in rows and not crowded else None
         axes.errorbar(
-            rows[cost.column], rows["mean"], yerr=bars, fmt="o", color=colour, mfc=fill, markersize=5, elinewidth=0.9, zorder=order
-        )
+            rows[cost.column], rows["mean"], yerr=bars, fmt="o", color=colour, mfc=fill, markersize=3 if crowded else 5, elinewidth=0.9,
+            zorder=order, rasterized=crowded,
+        )  # fmt: skip
     axes.plot(line[cost.column], line["mean"], color=plots.PALETTE[0], linewidth=1, alpha=0.4)
     if is_wide(found[cost.column]):
         axes.set_xscale("log")

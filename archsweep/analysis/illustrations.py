@@ -76,9 +76,8 @@ def illustrations(comparison: Comparison) -> Iterator[Illustration]:
         figure, live = plots.plot_training_curves(comparison), interactive.training_curves(comparison)
         yield Illustration("training_curves", "Loss during training", caption + best + _thinned(live), figure, live)
     if live := interactive.loss_against_cost(comparison):
-        caption = (
-            "A point per variant. Filled: no other has a loss and a cost as low, with one of them lower. Bars: 95 % interval of the mean."
-        )
+        caption = "A point per variant. Filled: no other has a loss and a cost as low, with one of them lower."
+        caption += " Bars: 95 % interval of the mean." if live["bars"] else ""
         yield Illustration("loss_against_cost", "Loss against cost", caption, costs.plot_costs(comparison), live)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from archsweep.analysis import plots
-from archsweep.analysis.costs import costs, front, is_wide, known
+from archsweep.analysis.costs import MOST_BARS, costs, front, is_wide, known
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -61,6 +61,7 @@ def loss_against_cost(comparison: Comparison) -> Drawing | None:
         "y": "validation loss (nats/token)",
         "names": found["variant"].tolist(),
         "loss": _numbers(found["mean"]),
+        "bars": len(found) <= MOST_BARS,
         "half": _numbers(found["half_width"]) if "half_width" in found else [None] * len(found),
         "costs": [
             {

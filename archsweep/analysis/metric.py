@@ -23,6 +23,15 @@ def named(text: str, source: Source) -> str:
     return re.sub(r"\b(validation loss|val[_ ]loss)\b", lambda _: source.metric, text)
 
 
+def renamed(data: object, source: Source) -> object:
+    """Lists and dicts, with every text in them as named() has it."""
+    if isinstance(data, str):
+        return named(data, source)
+    if isinstance(data, dict):
+        return {key: renamed(value, source) for key, value in data.items()}
+    return [renamed(value, source) for value in data] if isinstance(data, (list, tuple)) else data
+
+
 def rename_axes(figure: Figure, source: Source) -> None:
     """Let the axes of a figure say the metric's name and unit."""
     for axes in figure.axes:

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 
 class Reference(NamedTuple):
-    """A work: how a text names it, as "Holm 1979", and its entry in a list of references."""
+    """A work: how a text cites it, as "Holm 1979", its entry in a list of references, and the word that uses it without citing."""
 
     cited: str
     entry: str
+    word: str = ""
 
 
 REFERENCES = (
@@ -40,11 +41,13 @@ REFERENCES = (
     Reference(
         "Efron 1987",
         "Efron, B.: Better bootstrap confidence intervals. Journal of the American Statistical Association 82(397), 171-185, 1987.",
+        "BCa",
     ),
     Reference(
         "Friedman 1937",
         "Friedman, M.: The use of ranks to avoid the assumption of normality implicit in the analysis of variance. Journal of "
         "the American Statistical Association 32(200), 675-701, 1937.",
+        "Friedman",
     ),
     Reference(
         "Golub and Pereyra 1973",
@@ -58,9 +61,12 @@ REFERENCES = (
     Reference(
         "Holm 1979",
         "Holm, S.: A simple sequentially rejective multiple test procedure. Scandinavian Journal of Statistics 6(2), 65-70, 1979.",
+        "Holm",
     ),
-    Reference("Kaplan et al. 2020", "Kaplan, J., et al.: Scaling laws for neural language models. arXiv:2001.08361, 2020."),
-    Reference("Li et al. 2020", "Li, L., et al.: A system for massively parallel hyperparameter tuning. MLSys 2020, arXiv:1810.05934."),
+    Reference("Kaplan et al. 2020", "Kaplan, J., et al.: Scaling laws for neural language models. arXiv:2001.08361, 2020.", "Kaplan"),
+    Reference(
+        "Li et al. 2020", "Li, L., et al.: A system for massively parallel hyperparameter tuning. MLSys 2020, arXiv:1810.05934.", "ASHA"
+    ),
     Reference(
         "Liaw et al. 2018",
         "Liaw, R., Liang, E., Nishihara, R., Moritz, P., Gonzalez, J. E., Stoica, I.: Tune: a research platform for distributed "
@@ -79,6 +85,7 @@ REFERENCES = (
         "Schuirmann 1987",
         "Schuirmann, D. J.: A comparison of the two one-sided tests procedure and the power approach for assessing the "
         "equivalence of average bioavailability. Journal of Pharmacokinetics and Biopharmaceutics 15, 657-680, 1987.",
+        "two one-sided tests",
     ),
     Reference(
         "Vargha and Delaney 2000",
@@ -89,6 +96,11 @@ REFERENCES = (
         "Watanabe et al. 2023",
         "Watanabe, S., Bansal, A., Hutter, F.: PED-ANOVA: efficiently quantifying hyperparameter importance in arbitrary "
         "subspaces. IJCAI 2023, arXiv:2304.10255.",
+        "PED-ANOVA",
+    ),
+    Reference(
+        "Wortsman et al. 2023",
+        "Wortsman, M., et al.: Small-scale proxies for large-scale Transformer training instabilities. arXiv:2309.14322, 2023.",
     ),
 )
 
@@ -103,14 +115,15 @@ def setup(comparison: Comparison) -> str:
         _shared(comparison),
         "Trials were scheduled by archsweep on Ray Tune (Liaw et al. 2018)." if folder else "",
         _searched(comparison),
+        f"{source.early_stopping} stopped variants that were behind." if source.early_stopping else "",
     ]
     return " ".join(part for part in parts if part)
 
 
 def references(paragraphs: Iterable[str]) -> list[str]:
-    """The entries of what the paragraphs cite, as "Holm 1979" or "Holm (1979)", in the list's order."""
+    """The entries of what the paragraphs cite, as "Holm 1979" or "Holm (1979)", or use by its name, in the list's order."""
     text = re.sub(r"\((\d{4})\)", r"\1", " ".join(paragraphs)).replace(",", "")
-    return [reference.entry for reference in REFERENCES if reference.cited in text]
+    return [work.entry for work in REFERENCES if work.cited in text or (work.word and work.word in text)]
 
 
 def _family(rows: pd.DataFrame) -> str:

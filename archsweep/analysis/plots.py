@@ -49,6 +49,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 INK, RULE, MUTED, PAPER = "#1f2930", "#dfe3e8", "#9aa4ad", "#fefefe"
 
 PNG_DPI = 300  # what journals ask of a figure
+SVG_DPI = 150  # of what is a picture in a drawing, because it would have thousands of parts
 STANDARDS = (BEST, REFERENCE_ITSELF)
 DECIDED = (BETTER, BETTER_BUT_SMALL, WORSE, WORSE_BUT_SMALL)
 
@@ -122,7 +123,8 @@ def plot_heat_map(source: Given | Comparison, path: str | Path | None = None) ->
     with _figure(2.6 + cell[0] * means.shape[1], 1.8 + cell[1] * means.shape[0], path) as (figure, axes):
         heat = sns.heatmap(
             means.rename(index=_tick, columns=_tick), annot=texts.to_numpy() if wide else None, fmt="", cmap="crest", linecolor=PAPER,
-            ax=axes, linewidths=2 if wide else 0.5, cbar_kws={"label": "validation loss (nats/token)"}, annot_kws={"fontsize": 9},
+            ax=axes, rasterized=not wide, linewidths=2 if wide else 0.5, cbar_kws={"label": "validation loss (nats/token)"},
+            annot_kws={"fontsize": 9},
         )  # fmt: skip
         heat.grid(False)
         heat.tick_params(length=0)
@@ -238,7 +240,9 @@ def svg(figure: Figure) -> str:
     """A figure as SVG text, without date and metadata."""
     buffer = BytesIO()
     with mpl.rc_context(STYLE):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        figure.savefig(
+            buffer, format="svg", dpi=SVG_DPI, transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+        )
     return buffer.getvalue().decode()
 
 
@@ -249,8 +253,15 @@ def _figure(width: float, height: float, path: str | Path | None) -> Iterator[tu
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
         yield figure, figure.add_subplot()
+        settle(figure)
         if path is not None:
             write_atomically(path, png(figure))
+
+
+def settle(figure: Figure) -> None:
+    """Lay a finished figure out once and for all: it is saved in three formats, each of which would do it twice."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
 
 
 def best_curves(comparison: Comparison) -> pd.DataFrame:

@@ -13,14 +13,16 @@ from archsweep.analysis import designs, method, page, paper, search, tables
 from archsweep.analysis.audits import audits
 from archsweep.analysis.compare import Comparison, compare_experiments
 from archsweep.analysis.illustrations import illustrations, search_illustrations
-from archsweep.analysis.metric import named, rename_axes
-from archsweep.analysis.verdicts import BETTER, UNDECIDED
+from archsweep.analysis.metric import named, rename_axes, renamed
+from archsweep.analysis.verdicts import BEST, BETTER, UNDECIDED
 from archsweep.analysis.words import Number, amount, plural, tag, variants_text, words
 from archsweep.atomic import write_atomically
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from archsweep.analysis.frames import RoleNames
-    from archsweep.analysis.source import Given
+    from archsweep.analysis.source import Given, Source
 
 REPORT_HTML, REPORT_MARKDOWN = "report.html", "report.md"
 
@@ -38,33 +40,37 @@ def generate_summary_report(source: Given | Comparison, output_dir: str | Path |
         rename_axes(illustration.figure, comparison.source)
         for path, data in illustration.files.items():
             write_atomically(folder / path, data)
-    markdown = _environment(html=False).get_template("report.md.j2").render(content)
-    html = _environment(html=True).get_template("report.html.j2").render(content)
-    write_atomically(folder / REPORT_MARKDOWN, named(markdown, comparison.source))
-    return write_atomically(folder / REPORT_HTML, named(html, comparison.source))
+    markdown, html = (_environment(comparison.source, html=html) for html in (False, True))
+    write_atomically(folder / REPORT_MARKDOWN, markdown.get_template("report.md.j2").render(content))
+    return write_atomically(folder / REPORT_HTML, html.get_template("report.html.j2").render(content))
 
 
-def _environment(html: bool) -> jinja2.Environment:
-    """Every expression of a template is escaped for its format, by default and without exception."""
+def _environment(source: Source, html: bool) -> jinja2.Environment:
+    """Every expression of a template names the metric and is escaped for its format, by default and without exception."""
+
+    def name(value: object) -> object:
+        return named(value, source) if isinstance(value, str) and not isinstance(value, Markup) else value
+
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("archsweep.analysis"),
         undefined=jinja2.StrictUndefined,
         autoescape=html,
-        finalize=None if html else _markdown,
+        finalize=name if html else lambda value: _markdown(name(value)),
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"markdown_table": markdown_table, "embedded": page.embedded, "beyond": page.rows_beyond, "tag": tag}
+    environment.filters |= {"markdown_table": lambda table: markdown_table(table, name), "tag": tag, "beyond": page.rows_beyond}
+    environment.filters["embedded"] = lambda data: page.embedded(renamed(data, source))
     environment.tests["number"] = lambda cell: isinstance(cell, Number)
     environment.globals |= {"page": page}
     return environment
 
 
-def markdown_table(table: tables.Table) -> Markup:
-    """A table in Markdown, every cell of which is text on one line."""
+def markdown_table(table: tables.Table, name: Callable[[object], object] = lambda text: text) -> Markup:
+    """A table in Markdown, every cell of which is text on one line, worded by `name`."""
     rule = ["---:" if column in table.numeric else "---" for column in range(len(table.header))]
-    lines = [[_markdown(cell) for cell in table.header], rule, *([_markdown(cell) for cell in row] for row in table.rows)]
+    lines = [[_markdown(name(cell)) for cell in table.header], rule, *([_markdown(name(cell)) for cell in row] for row in table.rows)]
     return Markup("".join(f"| {' | '.join(line)} |\n" for line in lines))
 
 
@@ -92,6 +98,7 @@ def _content(comparison: Comparison) -> dict[str, Any]:
         "audits": audits(comparison),
         "caveats": comparison.caveats,
         "ranking": tables.ranking(comparison),
+        "beside": tables.beside(comparison),
         "figures": figures,
         "designs": sections,
         "search": _search(comparison, found),
@@ -115,11 +122,11 @@ def _content(comparison: Comparison) -> dict[str, Any]:
 
 
 def _tone(comparison: Comparison) -> str:
-    """How the verdict's box is coloured: "decided" only where every other variant is beaten and nothing is missing."""
-    others = set(comparison.table["verdict"].iloc[1:])
-    if others == {BETTER}:
+    """How the verdict's box is coloured: "decided" only where every other variant is beaten, or better, and nothing is missing."""
+    found = {verdict.removesuffix(" BUT SMALL") for verdict in comparison.table["verdict"]} - {BEST, "REFERENCE"}
+    if found and found <= {BETTER, "WORSE"}:
         return "decided"
-    return "undecided" if others & {UNDECIDED, BETTER} else "open"
+    return "undecided" if found & {UNDECIDED, BETTER, "WORSE"} else "open"
 
 
 def _counts(comparison: Comparison) -> str:

@@ -30,12 +30,14 @@ class Table:
 
 def ranking(comparison: Comparison) -> Table:
     named = (*comparison.source.compare, *(["tuned"] if comparison.table["tuned"].notna().any() else []))
+    standard = _standard(comparison)
+    against = "best against it" if standard == "best" else "it against the reference"
     header = (
         *(words(name) for name in named),
-        "val loss", "± sd", "seeds", "to the best", "95 % interval", "Holm p", "best against it",
+        "val loss", "± sd", "seeds", f"to the {standard}", "95 % interval", "Holm p", against,
         "best LR", "parameters", "non-embedding", "FLOPs", "tokens/s",
     )  # fmt: skip
-    verdict = header.index("best against it")
+    verdict = header.index(against)
     rows = [
         (*(text(row[name]) for name in named), *_test_cells(row), verdict_text(row), *_cost_cells(row))
         for _, row in comparison.table.iterrows()
@@ -44,13 +46,40 @@ def ranking(comparison: Comparison) -> Table:
     return Table(header, rows, frozenset(set(range(len(header))) - texts - {verdict}), verdict)
 
 
+def beside(comparison: Comparison) -> Table:
+    """What stands beside each verdict, as far as the comparison has it: other tests, and what the difference is worth."""
+    ranked = comparison.table[comparison.table["mean"].notna()]
+    shown = [(name, *how) for name, how in _BESIDE.items() if name in ranked and ranked[name].notna().any()]
+    if not shown:
+        return Table((), [])
+    header = ("variant", *(title.replace("the best", f"the {_standard(comparison)}") for _, title, _ in shown))
+    rows = [(str(row["variant"]), *(number(row[name], form) for name, _, form in shown)) for _, row in ranked.iterrows()]
+    return Table(header, rows, frozenset(range(1, len(header))))
+
+
+_BESIDE: dict[str, tuple[str, Callable[[float], str]]] = {  # columns of Comparison.table, with their titles
+    "equivalence_p": ("p of being equal within the margin", lambda p: p_value(p)),
+    "seeds_better": ("seeds at which the best is better", "{:.0%}".format),
+    "signs_p": ("p by flipping signs", lambda p: p_value(p)),
+    "detectable": ("difference that would be found", lambda value: loss(value)),
+    "compute_ratio": ("compute to match the best", "{:.3g} \N{MULTIPLICATION SIGN}".format),
+    "at_common_rate": ("loss at the common LR", lambda value: loss(value)),
+    "learning_rate_sensitivity": ("sensitivity to LR", lambda value: loss(value)),
+}
+
+
+def _standard(comparison: Comparison) -> str:
+    """What the variants are tested against: the best one, or the reference that the plan names."""
+    return "reference" if "REFERENCE" in set(comparison.table["verdict"]) else "best"
+
+
 def _test_cells(row: pd.Series) -> tuple[str, ...]:
     half = (row["high"] - row["low"]) / 2
     return (
         number(row["mean"], loss),
         number(row["sd"], lambda sd: decimals(sd, sd)),
         text(row["n"]),
-        number(row["difference"], lambda value: "+" + decimals(value, half)),
+        number(row["difference"], lambda value: f"{'+' if value >= 0 else ''}{decimals(value, half)}".replace("-", MINUS)),
         _interval(row["low"], row["high"], half),
         number(row["holm_p"], p_value),
     )

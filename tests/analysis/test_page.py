@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import pytest
 
 from archsweep.analysis import interactive, page
@@ -89,6 +90,17 @@ def test_a_page_of_hostile_names_asks_for_nothing_complains_of_nothing_and_runs_
     assert tab.run("document.querySelectorAll('script[src], link, iframe, img, object, a').length") == 0
     assert tab.run("document.querySelector('h1').textContent") == HOSTILE
     assert HOSTILE in tab.run("document.querySelector('.legend button').textContent")
+
+
+@needs_chromium
+def test_a_hostile_name_of_a_metric_does_nothing_either(tab: chromium.Browser, tmp_path: Path) -> None:
+    rows = [{"width": width, "parameters": width, "seed": seed, HOSTILE: width + 0.1 * seed} for width in (1, 2, 3) for seed in range(3)]
+    tab.open(generate_summary_report(pd.DataFrame(rows), tmp_path, compare=["width"], metric=HOSTILE))
+    show_figures(tab)
+    assert tab.problems == []
+    assert tab.run("document.querySelector('[data-figure] .live').layout.yaxis.title.text").startswith("&lt;/script&gt;")
+    assert HOSTILE in tab.run("document.querySelector('#ranking thead').textContent")
+    assert tab.run("document.title") != "planted"
 
 
 @needs_chromium

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from math import log
 from typing import TYPE_CHECKING, Any
@@ -197,6 +198,39 @@ def test_the_audits_stand_before_the_ranking(partial_sweep: Path) -> None:
     budget = "budget: 20,000 non-embedding parameters ± 1.0%: kept by all 2 variants, the farthest is 0.00% off"
     rates = "learning rate: the best one lies inside the rates that were tried for 2 of 2 variants"
     assert 0 < markdown.find(budget) < markdown.find(rates) < markdown.find("## Ranking")
+
+
+def test_what_else_a_comparison_has_of_its_variants_stands_beside_the_verdicts(tmp_path: Path) -> None:
+    found = compare_experiments(write_sweep(tmp_path / "demo", GRID, planted))
+    table = found.table.assign(seeds_better=[float("nan"), 1.0, 2 / 3, 0.5], compute_ratio=[1, 1.22, 2.5, 1234.5], signs_p=float("nan"))
+    generate_summary_report(replace(found, table=table), tmp_path)
+    lines = (tmp_path / "report.md").read_text().partition("### Beside the verdict")[2].splitlines()
+    header, first, second, *_ = [line for line in lines if line.startswith("| ") and "---" not in line]
+    assert {"seeds at which the best is better", "compute to match the best"} <= set(header.strip("| ").split(" | "))
+    assert "p by flipping signs" not in header
+    assert "1.22 " in second
+    assert "100%" in second
+    assert "| 1 " in first
+
+
+@pytest.mark.parametrize(
+    ("verdict", "style", "tone"),
+    [
+        ("BETTER", "better", "decided"),
+        ("BETTER BUT SMALL", "better-but-small", "decided"),
+        ("EQUIVALENT", "equivalent", "open"),
+        ("UNDECIDED", "undecided", "undecided"),
+        ("LR-CONFOUNDED", "lr-confounded", "open"),
+        ("FAILED", "failed", "open"),
+    ],
+)
+def test_a_verdict_has_its_tag_and_gives_the_page_its_tone(tmp_path: Path, verdict: str, style: str, tone: str) -> None:
+    found = compare_experiments(write_sweep(tmp_path / "demo", GRID[:2], planted))
+    table = found.table.assign(verdict=["BEST", verdict])
+    page = generate_summary_report(replace(found, table=table), tmp_path).read_text()
+    assert f'<span class="tag {style}">{verdict}</span>' in page
+    assert f'<section class="verdict {tone}"' in page
+    assert re.search(rf"\.tag\.{style}\b", page)  # it has a colour
 
 
 def test_a_methods_section_says_what_was_trained_and_lists_what_it_cites(tmp_path: Path) -> None:

@@ -18,20 +18,26 @@
     constructor(box) {
       this.grid = box.querySelector("table");
       this.heads = [...this.grid.tHead.rows[0].cells];
-      this.rows = [...this.grid.tBodies[0].rows].map((row) => ({ row, cells: [...row.cells].map((cell) => cell.textContent), ...this.valuesOf(row) }));
-      this.rows.push(...(data(box, "rows") || []).map((cells) => ({
-        cells: cells.map((cell) => (Array.isArray(cell) ? cell[0] : cell)),
-        values: cells.map((cell) => (Array.isArray(cell) ? cell[1] : null)),
-      })));
+      this.box = box;
+      this.length = Number(box.dataset.rows);
       this.verdict = box.dataset.verdict === undefined ? -1 : Number(box.dataset.verdict);
       this.first = 0;
-      this.shown = this.rows;
+      this.matching = this.length;
       this.heads.forEach((head, column) => this.addButton(head, column));
       this.addTools(box);
     }
 
-    valuesOf(row) {
-      return { values: [...row.cells].map((cell) => (cell.dataset.v === undefined ? null : Number(cell.dataset.v))) };
+    get rows() { // read when they are first asked for: a page of thousands opens without
+      return (this.read ??= [...[...this.grid.tBodies[0].rows].map((row) => this.ofHtml(row)), ...(data(this.box, "rows") || []).map(this.ofData)]);
+    }
+
+    ofHtml(row) {
+      const cells = [...row.cells];
+      return { row, cells: cells.map((cell) => cell.textContent), values: cells.map(({ dataset: { v } }) => (v === undefined ? null : Number(v))) };
+    }
+
+    ofData(cells) {
+      return { cells: cells.map((cell) => [cell].flat()[0]), values: cells.map((cell) => [cell].flat()[1] ?? null) };
     }
 
     addButton(head, column) {
@@ -41,13 +47,13 @@
     }
 
     addTools(box) {
-      if (this.rows.length < Number(box.dataset.filtered)) return;
+      if (this.length < Number(box.dataset.filtered)) return;
       const name = `filter-${box.id}`;
       this.filter = make("input", { type: "search", id: name, autocomplete: "off" });
       this.filter.addEventListener("input", () => this.update());
       this.count = make("span", { className: "count", role: "status" });
       const tools = make("div", { className: "tools" }, make("label", { htmlFor: name, textContent: "Filter" }), this.filter, this.count);
-      if (this.rows.length > PAGE) {
+      if (this.length > PAGE) {
         this.leaves = [["Previous", -PAGE], ["Next", PAGE]].map(([textContent, by]) => {
           const button = make("button", { type: "button", textContent });
           button.addEventListener("click", () => this.turn(by));
@@ -78,6 +84,7 @@
     update() {
       const words = this.filter ? this.filter.value.toLowerCase().split(/\s+/).filter(Boolean) : [];
       this.shown = words.length ? this.rows.filter(({ cells }) => words.every((word) => cells.join(" ").toLowerCase().includes(word))) : this.rows;
+      this.matching = this.shown.length;
       this.first = 0;
       this.draw();
     }
@@ -88,6 +95,7 @@
     }
 
     draw() {
+      this.shown ??= this.rows;
       const leaf = this.shown.slice(this.first, this.first + PAGE);
       this.grid.tBodies[0].replaceChildren(...leaf.map((entry) => (entry.row ??= this.rowOf(entry))));
       this.tell();
@@ -95,13 +103,13 @@
 
     tell() {
       if (!this.count) return;
-      const last = Math.min(this.first + PAGE, this.shown.length);
-      const range = `${last ? this.first + 1 : 0} to ${last} of ${this.shown.length}`;
-      this.count.textContent = this.shown.length < this.rows.length ? `${range} that match` : `${range} rows`;
-      if (this.rest) this.rest.textContent = `Rows ${range} of this table's ${this.rows.length}. results.parquet and report.md have all.`;
+      const last = Math.min(this.first + PAGE, this.matching);
+      const range = `${last ? this.first + 1 : 0} to ${last} of ${this.matching}`;
+      this.count.textContent = `${range} ${this.matching < this.length ? "that match" : "rows"}`;
+      if (this.rest) this.rest.textContent = `Rows ${range} of this table's ${this.length}. results.parquet and report.md have all.`;
       if (this.leaves) {
         this.leaves[0].disabled = this.first === 0;
-        this.leaves[1].disabled = last === this.shown.length;
+        this.leaves[1].disabled = last === this.matching;
       }
     }
 
@@ -176,7 +184,7 @@
       marker: { color: shade, symbol, size: 8, line: { width: 1.5, color: shade } }, hovertemplate: "%{text}<extra></extra>",
       text: kept.map((place) => `<b>${escape(figure.names[place])}</b><br>${escape(cost.label)}: ${count(cost.values[place])}` +
         `<br>loss ${figure.loss[place].toFixed(4)}${figure.half[place] === null ? "" : ` ± ${figure.half[place].toFixed(4)}`}`),
-      ...(places.length > 300 ? {} : { error_y: { type: "data", array: kept.map((place) => figure.half[place] ?? 0), color: shade, thickness: 1, width: 0 } }),
+      ...(figure.bars === false ? {} : { error_y: { type: "data", array: kept.map((place) => figure.half[place] ?? 0), color: shade, thickness: 1, width: 0 } }),
       ...more,
     });
     const x = axis(cost.label, state.x);
