@@ -86,6 +86,8 @@ def _content(comparison: Comparison) -> dict[str, Any]:
     """Everything that the templates print, as text; both formats say the same."""
     source, found = comparison.source, search.found(comparison)
     designed = designs.read_designs(comparison, found)
+    sections = designs.sections(designed)
+    figures = [*search_illustrations(comparison, found), *designs.design_illustrations(designed), *illustrations(comparison)]
     methods = [paper.setup(comparison), *method.method(comparison)]
     return {
         "title": source.name,
@@ -97,8 +99,8 @@ def _content(comparison: Comparison) -> dict[str, Any]:
         "caveats": comparison.caveats,
         "ranking": tables.ranking(comparison),
         "beside": tables.beside(comparison),
-        "figures": [*search_illustrations(comparison, found), *designs.design_illustrations(designed), *illustrations(comparison)],
-        "designs": designs.sections(designed),
+        "figures": figures,
+        "designs": sections,
         "search": _search(comparison, found),
         "front": tables.front(comparison, found),
         "budget": _budget_sentence(comparison),
@@ -110,7 +112,9 @@ def _content(comparison: Comparison) -> dict[str, Any]:
         "equal": tables.held_equal(source.results),
         "reproduce": method.reproduce(comparison),
         "method": methods,
-        "references": paper.references(methods),
+        "references": paper.references(
+            [*methods, *(line for section in sections for line in section.lines), *(figure.caption for figure in figures)]
+        ),
     }
 
 
