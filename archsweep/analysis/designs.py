@@ -100,8 +100,8 @@ def _many_illustrations(designs: Designs) -> Iterator[Illustration]:
         )
     if designs.importances:
         caption = (
-            "What the lower losses depend on, by PED-ANOVA over the variants that were trained: how differently the better tenth of them "
-            "is spread over a field's values. The parts sum to one; they say nothing of the direction."
+            "What the lower losses depend on, by PED-ANOVA (Watanabe et al. 2023) over the variants that were trained: how "
+            "differently the better tenth of them is spread over a field's values. The parts sum to one; they say nothing of the direction."
         )
         yield Illustration("importances", "Which fields matter", caption, search_plots.plot_importances(designs.importances))
 
@@ -214,7 +214,7 @@ def _law_sentence(fit: Fit) -> str:
     lengths = (
         f"at {points.tokens[0]:,.0f} tokens" if points.one_length else f"{points.tokens.min():,.0f} to {points.tokens.max():,.0f} tokens"
     )
-    law = f"L(N) = {OF_SIZE}" if points.one_length else f"L(N, D) = {OF_BOTH}"
+    law = f"L(N) = {OF_SIZE}" if points.one_length else f"L(N, D) = {OF_BOTH} (Hoffmann et al. 2022)"
     return (
         f"{law}, fitted to {len(points.sizes)} variants of {low:,.0f} to {high:,.0f} {words(fit.convention)}, {lengths}. "
         "The law holds in this range; what it says beyond is extrapolation, not evidence."
@@ -243,7 +243,8 @@ def _law_method(fit: Fit) -> str:
         else "There are too few points and seeds for intervals."
     )
     return (
-        "Exponents by variable projection: for given ones E, A and B are non-negative least squares of the relative error. "
+        "Exponents by variable projection (Golub and Pereyra 1973): for given ones E, A and B are non-negative least "
+        "squares of the relative error. "
         f"{intervals} Exponents depend on which weights are counted."
     )
 

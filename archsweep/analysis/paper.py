@@ -50,6 +50,11 @@ REFERENCES = (
         "Friedman",
     ),
     Reference(
+        "Golub and Pereyra 1973",
+        "Golub, G. H., Pereyra, V.: The differentiation of pseudo-inverses and nonlinear least squares problems whose variables "
+        "separate. SIAM Journal on Numerical Analysis 10(2), 413-432, 1973.",
+    ),
+    Reference(
         "Hoffmann et al. 2022",
         "Hoffmann, J., et al.: Training compute-optimal large language models. NeurIPS 2022, arXiv:2203.15556.",
     ),

@@ -14,7 +14,7 @@ from archsweep.analysis.audits import audits
 from archsweep.analysis.compare import Comparison, compare_experiments
 from archsweep.analysis.illustrations import illustrations, search_illustrations
 from archsweep.analysis.metric import named, rename_axes, renamed
-from archsweep.analysis.verdicts import BEST, BETTER, UNDECIDED
+from archsweep.analysis.verdicts import BEST, BETTER, REFERENCE_ITSELF, UNDECIDED, WORSE
 from archsweep.analysis.words import Number, amount, plural, tag, variants_text, words
 from archsweep.atomic import write_atomically
 
@@ -86,6 +86,8 @@ def _content(comparison: Comparison) -> dict[str, Any]:
     """Everything that the templates print, as text; both formats say the same."""
     source, found = comparison.source, search.found(comparison)
     designed = designs.read_designs(comparison, found)
+    sections = designs.sections(designed)
+    figures = [*search_illustrations(comparison, found), *designs.design_illustrations(designed), *illustrations(comparison)]
     methods = [paper.setup(comparison), *method.method(comparison)]
     return {
         "title": source.name,
@@ -97,8 +99,8 @@ def _content(comparison: Comparison) -> dict[str, Any]:
         "caveats": comparison.caveats,
         "ranking": tables.ranking(comparison),
         "beside": tables.beside(comparison),
-        "figures": [*search_illustrations(comparison, found), *designs.design_illustrations(designed), *illustrations(comparison)],
-        "designs": designs.sections(designed),
+        "figures": figures,
+        "designs": sections,
         "search": _search(comparison, found),
         "front": tables.front(comparison, found),
         "budget": _budget_sentence(comparison),
@@ -110,7 +112,9 @@ def _content(comparison: Comparison) -> dict[str, Any]:
         "equal": tables.held_equal(source.results),
         "reproduce": method.reproduce(comparison),
         "method": methods,
-        "references": paper.references(methods),
+        "references": paper.references(
+            [*methods, *(line for section in sections for line in section.lines), *(figure.caption for figure in figures)]
+        ),
     }
 
 
@@ -119,10 +123,10 @@ def _content(comparison: Comparison) -> dict[str, Any]:
 
 def _tone(comparison: Comparison) -> str:
     """How the verdict's box is coloured: "decided" only where every other variant is beaten, or better, and nothing is missing."""
-    found = {verdict.removesuffix(" BUT SMALL") for verdict in comparison.table["verdict"]} - {BEST, "REFERENCE"}
-    if found and found <= {BETTER, "WORSE"}:
+    found = {verdict.removesuffix(" BUT SMALL") for verdict in comparison.table["verdict"]} - {BEST, REFERENCE_ITSELF}
+    if found and found <= {BETTER, WORSE}:
         return "decided"
-    return "undecided" if found & {UNDECIDED, BETTER, "WORSE"} else "open"
+    return "undecided" if found & {UNDECIDED, BETTER, WORSE} else "open"
 
 
 def _counts(comparison: Comparison) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
@@ -47,30 +47,45 @@ def ranking(comparison: Comparison) -> Table:
 
 
 def beside(comparison: Comparison) -> Table:
-    """What stands beside each verdict, as far as the comparison has it: other tests, and what the difference is worth."""
+    """What stands beside each verdict, as far as it is known: tests without the layout's assumptions, and what a difference is worth."""
     ranked = comparison.table[comparison.table["mean"].notna()]
-    shown = [(name, *how) for name, how in _BESIDE.items() if name in ranked and ranked[name].notna().any()]
+    shown = [column for column in _BESIDE if ranked[column.name].notna().any()]
     if not shown:
         return Table((), [])
-    header = ("variant", *(title.replace("the best", f"the {_standard(comparison)}") for _, title, _ in shown))
-    rows = [(str(row["variant"]), *(number(row[name], form) for name, _, form in shown)) for _, row in ranked.iterrows()]
+    names = {"standard": _standard(comparison), "rate": comparison.common_rate}
+    header = ("variant", *(column.title.format(**names) for column in shown))
+    rows = [(str(row["variant"]), *(column.cell(row) for column in shown)) for _, row in ranked.iterrows()]
     return Table(header, rows, frozenset(range(1, len(header))))
 
 
-_BESIDE: dict[str, tuple[str, Callable[[float], str]]] = {  # columns of Comparison.table, with their titles
-    "equivalence_p": ("p of being equal within the margin", lambda p: p_value(p)),
-    "seeds_better": ("seeds at which the best is better", "{:.0%}".format),
-    "signs_p": ("p by flipping signs", lambda p: p_value(p)),
-    "detectable": ("difference that would be found", lambda value: loss(value)),
-    "compute_ratio": ("compute to match the best", "{:.3g} \N{MULTIPLICATION SIGN}".format),
-    "at_common_rate": ("loss at the common LR", lambda value: loss(value)),
-    "learning_rate_sensitivity": ("sensitivity to LR", lambda value: loss(value)),
-}
+class _Column(NamedTuple):
+    """A column of beside(): there where Comparison.table has `name`."""
+
+    name: str
+    title: str
+    form: Callable[[float], str] | None = None
+
+    def cell(self, row: pd.Series) -> str:
+        if self.form is None:  # an interval, by its lower end
+            return _interval(row["own_low"], row["own_high"], (row["own_high"] - row["own_low"]) / 2)
+        return number(row[self.name], self.form)
+
+
+_BESIDE = (
+    _Column("equivalence_p", "p of being equal within the margin", p_value),
+    _Column("seeds_better", "seeds at which the {standard} is better", "{:.0%}".format),
+    _Column("own_low", "95 % interval of its own seeds"),
+    _Column("signs_p", "p by flipping signs", p_value),
+    _Column("detectable", "difference that would be found", loss),
+    _Column("compute_ratio", "compute to match the {standard}", "{:.3g} \N{MULTIPLICATION SIGN}".format),
+    _Column("at_common_rate", "loss at LR {rate:g}", loss),
+    _Column("learning_rate_sensitivity", "sensitivity to LR", loss),
+)
 
 
 def _standard(comparison: Comparison) -> str:
     """What the variants are tested against: the best one, or the reference that the plan names."""
-    return "reference" if "REFERENCE" in set(comparison.table["verdict"]) else "best"
+    return "best" if comparison.source.reference is None else "reference"
 
 
 def _test_cells(row: pd.Series) -> tuple[str, ...]:

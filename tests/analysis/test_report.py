@@ -202,11 +202,17 @@ def test_the_audits_stand_before_the_ranking(partial_sweep: Path) -> None:
 
 def test_what_else_a_comparison_has_of_its_variants_stands_beside_the_verdicts(tmp_path: Path) -> None:
     found = compare_experiments(write_sweep(tmp_path / "demo", GRID, planted))
-    table = found.table.assign(seeds_better=[float("nan"), 1.0, 2 / 3, 0.5], compute_ratio=[1, 1.22, 2.5, 1234.5], signs_p=float("nan"))
+    table = found.table.assign(
+        seeds_better=[float("nan"), 1.0, 2 / 3, 0.5],
+        compute_ratio=[1, 1.22, 2.5, 1234.5],
+        signs_p=float("nan"),
+        own_low=[float("nan"), -0.1, 0.1, 0.2],
+    )
     generate_summary_report(replace(found, table=table), tmp_path)
     lines = (tmp_path / "report.md").read_text().partition("### Beside the verdict")[2].splitlines()
     header, first, second, *_ = [line for line in lines if line.startswith("| ") and "---" not in line]
     assert {"seeds at which the best is better", "compute to match the best"} <= set(header.strip("| ").split(" | "))
+    assert "loss at LR 0.003" in header
     assert "p by flipping signs" not in header
     assert "1.22 " in second
     assert "100%" in second
