@@ -149,7 +149,7 @@ def report(sweep: Sweep, *, results: Results = Path("results")) -> int:
 
     folder = _sweep_at(sweep, results)
     pipeline.collect(folder)
-    _print_answer(folder, _console())
+    _print_comparison(*pipeline.report(folder), _console())
     return 0
 
 
@@ -338,7 +338,7 @@ def _run(
     try:
         pipeline.run(planned, folder, machine, console, ledger, leavings)
         rows, _ = pipeline.collect(folder)
-        _print_answer(folder, console)
+        _print_comparison(*pipeline.report(folder, again=False), console)
     except KeyboardInterrupt:
         if pipeline.is_sweep(folder):
             pipeline.collect(folder)
@@ -407,12 +407,6 @@ def _print_plan(planned: Plan, forecast: Forecast, console: Console, json: bool)
         console.print(f"refused {label(refusal.variant)}: {refusal.reason}", highlight=False, markup=False)
     for fact in facts(planned, forecast):
         console.print(fact, highlight=False, markup=False)
-
-
-def _print_answer(folder: Path, console: Console) -> None:
-    from archsweep import pipeline
-
-    _print_comparison(*pipeline.report(folder), console)
 
 
 def _print_comparison(comparison: Comparison, page: Path, console: Console) -> None:

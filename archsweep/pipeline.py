@@ -340,12 +340,14 @@ def collect(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         return read.collect(folder)
 
 
-def report(folder: Path) -> tuple[Comparison, Path]:
-    """The records' answer: the comparison with its verdict, and the path of report.html."""
+def report(folder: Path, *, again: bool = True) -> tuple[Comparison, Path]:
+    """The records' answer: the comparison with its verdict, and the path of report.html, made `again` though nothing has changed."""
     from archsweep.analysis.compare import compare_experiments
-    from archsweep.analysis.report import generate_summary_report
+    from archsweep.analysis.report import REPORT_HTML, generate_summary_report, is_current
 
     comparison = compare_experiments(folder)
+    if not again and is_current(folder):
+        return comparison, folder / REPORT_HTML
     with must_be_writable(folder, OTHER_RESULTS):
         return comparison, generate_summary_report(comparison)
 

@@ -70,6 +70,24 @@ def test_a_sweep_trains_and_ends_with_the_verdict_and_the_reports_path(
     assert f"python -m archsweep {space_file}" in (tmp_path / "results" / "one_or_two" / "report.md").read_text()
 
 
+def test_a_sweep_of_which_nothing_changed_keeps_its_page_and_one_that_grew_gets_another(
+    space_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = (str(space_file), "--serial", "--results", str(tmp_path / "results"))
+    page = tmp_path / "results" / "one_or_two" / "report.html"
+    assert run(*sweep) == 0
+    first, said = page.read_bytes(), capsys.readouterr().out.partition("One layer or two?")[2].splitlines()[-8:]
+    page.write_bytes(first + b"<!-- the reader's own note -->")
+    assert run(*sweep) == 0
+    assert page.read_bytes().endswith(b"own note -->")
+    assert capsys.readouterr().out.splitlines()[-8:] == said
+    assert run("report", "one_or_two", "--results", str(tmp_path / "results")) == 0
+    assert page.read_bytes() == first
+    assert run(*sweep, "--set", "repeat=3", "--extend") == 0
+    assert b"0, 1, 2" in page.read_bytes()
+    assert b"0, 1, 2" not in first
+
+
 def test_a_variants_best_model_is_exported_opens_by_itself_and_writes_text(
     space_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -41,10 +41,14 @@ def reproduce(comparison: Comparison) -> list[tuple[str, str]]:
         ("training time", duration(seconds) if seconds else ""),
         ("trained with", "; ".join(sorted(results["software"].dropna().unique()))),
         ("trainer", _trainer(folder) if folder else ""),
-        ("report made with", ", ".join(_versions())),
-        *([(name, _sha256(folder / name)) for name in (PLAN_FILE, RESULTS_FILE)] if folder else []),
+        *(made_of(folder) if folder else [("report made with", ", ".join(_versions()))]),
     ]
     return [(label, text) for label, text in lines if text]
+
+
+def made_of(folder: Path) -> list[tuple[str, str]]:
+    """What a sweep's report follows from: the versions of what makes it, and the hashes of its plan and records."""
+    return [("report made with", ", ".join(_versions())), *((name, _sha256(folder / name)) for name in (PLAN_FILE, RESULTS_FILE))]
 
 
 def _trainer(folder: Path) -> str:

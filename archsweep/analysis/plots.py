@@ -90,12 +90,14 @@ def plot_training_curves(source: Given | Comparison, path: str | Path | None = N
         raise RecordError(f"{comparison.source.name} has no evaluations of a finished setting to draw. Give a sweep's folder.")
     x = "tokens" if curves["tokens"].notna().all() else "evaluation"
     with _figure(6.4, 4.4 + _legend_height(comparison), path) as (figure, axes):
+        seeds = curves.groupby(["variant", x])["val_loss"].agg(["mean", "min", "max"])  # of all at once: seaborn would for each
+        known = set(curves["variant"])
         for name, colour, marker, order in _series(comparison):
-            rows = curves[curves["variant"] == name]
-            sns.lineplot(
-                rows, x=x, y="val_loss", color=colour, marker=marker, markersize=5, markeredgewidth=0, zorder=order,
-                errorbar=("pi", 100), err_kws={"alpha": 0.15, "linewidth": 0}, label=name if order > 1 else "_grey", ax=axes, legend=False,
-            )  # fmt: skip
+            if name not in known:
+                continue
+            rows, label = seeds.loc[name], name if order > 1 else "_grey"
+            axes.fill_between(rows.index, rows["min"], rows["max"], color=colour, alpha=0.15, linewidth=0, zorder=order)
+            axes.plot(rows.index, rows["mean"], marker, linestyle="-", color=colour, markersize=5, mew=0, label=label, zorder=order)
         axes.set(xlabel="training tokens" if x == "tokens" else "evaluation", ylabel="validation loss (nats/token)")
         if x == "tokens":
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))

@@ -45,6 +45,13 @@ def generate_summary_report(source: Given | Comparison, output_dir: str | Path |
     return write_atomically(folder / REPORT_HTML, html.get_template("report.html.j2").render(content))
 
 
+def is_current(folder: Path) -> bool:
+    """Whether the report in a sweep's folder is of the plan and the records that lie there, by these versions."""
+    page = folder / REPORT_HTML
+    text = page.read_text() if page.is_file() else ""
+    return bool(text) and all(fact in text for _, fact in method.made_of(folder))
+
+
 def _environment(source: Source, html: bool) -> jinja2.Environment:
     """Every expression of a template names the metric and is escaped for its format, by default and without exception."""
 
