@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from archsweep.analysis.compare import Comparison
 
+MOST_CROSSED = 200  # variants: least squares with a column for each of thousands would take hours
 CROSSED = " \N{MULTIPLICATION SIGN} "
 SIZE_EXPONENT = "\N{GREEK SMALL LETTER ALPHA}"
 OF_SIZE, OF_BOTH = f"E + A/N^{SIZE_EXPONENT}", f"E + A/N^{SIZE_EXPONENT} + B/D^β"
@@ -54,7 +55,7 @@ def read_designs(comparison: Comparison, found: search.Found | None) -> Designs:
     importances = found.importances if found else search.importances(ranked, comparison.source.compare) if many else {}
     return Designs(
         comparison,
-        effects(comparison) if len(ranked) > 2 else None,
+        effects(comparison) if 2 < len(ranked) <= MOST_CROSSED else None,
         importances,
         picks(comparison, found),
         scaling(comparison.table, layout),
