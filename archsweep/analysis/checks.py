@@ -52,6 +52,9 @@ def omnibus(layout: Layout) -> Omnibus:
     return Omnibus(float(table.loc["C(variant)", "PR(>F)"]), float(friedman))
 
 
+BY_SEED = ["seeds_better", "own_low", "own_high", "signs_p"]
+
+
 def by_seed(layout: Layout, against: Hashable) -> pd.DataFrame:
     """For each variant, from its differences to the variant `against` seed by seed: the part of the seeds at which `against` is the better
     one (ties count half), the 95 % interval of the mean difference (BCa for many seeds, Student's for few), and the exact p of flipping its
@@ -59,13 +62,12 @@ def by_seed(layout: Layout, against: Hashable) -> pd.DataFrame:
     """
     index = layout.losses.index
     others = index[index != against]
-    columns = ["seeds_better", "own_low", "own_high", "signs_p"]
     if not layout.paired or not len(others) or layout.losses.shape[1] < 2:
-        return pd.DataFrame(np.nan, index=index, columns=columns)
+        return pd.DataFrame(np.nan, index=index, columns=BY_SEED)
     differences = layout.losses.loc[others].to_numpy() - layout.losses.loc[against].to_numpy()
     low, high = _interval(differences)
     better = (differences > 0).mean(axis=1) + (differences == 0).mean(axis=1) / 2
-    table = pd.DataFrame(dict(zip(columns, (better, low, high, _signs_p(differences)), strict=True)), index=others)
+    table = pd.DataFrame(dict(zip(BY_SEED, (better, low, high, _signs_p(differences)), strict=True)), index=others)
     return table.reindex(index)
 
 

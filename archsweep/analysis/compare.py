@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from archsweep.analysis.caveats import caveats
-from archsweep.analysis.checks import Omnibus, by_seed, omnibus
+from archsweep.analysis.checks import BY_SEED, Omnibus, by_seed, omnibus
 from archsweep.analysis.compute import KAPLAN, Exponent, compute_ratio
 from archsweep.analysis.equivalence import equivalence_p
 from archsweep.analysis.frames import Roles
@@ -147,6 +147,7 @@ def _tested(table: pd.DataFrame, source: Source, layout: Layout | None, pairs: p
     tests = against.set_index("second")[_TESTS].astype(float)
     if layout is not None and standard in layout.means.index:
         tests = tests.join(by_seed(layout, standard), how="outer")
+    tests = tests.reindex(columns=[*_TESTS, *BY_SEED])  # all there, though nothing may be known
     ratio = compute_ratio(table["mean"], table["variant"] == standard, exponent)
     return table.join(tests, on="variant").assign(compute_ratio=ratio if source.metric == LOSS else np.nan)  # a law of losses alone
 
