@@ -107,6 +107,7 @@ def read_frame(given: pd.DataFrame, roles: Roles) -> Framed:
     found = [_result(row, columns, roles.mode, _last_iteration(given)) for row in rows]
     _set_seeds(found, rows, columns)
     results = pd.DataFrame({column.name: _typed(found, column) for column in RESULTS})
+    results["trial_id"] = results["trial_id"].fillna(_row_names(len(results)))
     results["tuned"] = pd.array([row["tuned"] for row in found], dtype="string")
     own = {name: pd.Series([row[column] for row in rows]) for name, column in columns.compare.items() if name not in results}
     results = results.assign(**own)
@@ -241,6 +242,11 @@ def _last_iteration(given: pd.DataFrame) -> int | None:
     """The length of the longest trial, where the rows are Tune's: a scheduler has stopped those that are shorter."""
     lengths = given["training_iteration"].dropna() if "training_iteration" in given else ()
     return int(max(lengths)) if len(lengths) else None
+
+
+def _row_names(count: int) -> pd.Series:
+    """What a row without a trial's name is called: otherwise all of these would pass for one trial."""
+    return pd.Series([f"row {number}" for number in range(1, count + 1)], dtype="string")
 
 
 def _set_seeds(found: list[Row], rows: list[Row], columns: _Columns) -> None:

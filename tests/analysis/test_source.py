@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from archsweep.analysis import method, tables
 from archsweep.analysis.compare import compare_experiments
 from archsweep.analysis.report import generate_summary_report
 from archsweep.errors import RecordError
@@ -79,6 +80,19 @@ def test_a_metric_that_the_schema_knows_keeps_its_unit() -> None:
     source = compare_experiments(frame, metric="bits_per_byte").source
     assert (source.metric, source.unit, source.results["val_loss"].tolist()) == ("bits_per_byte", "bits/byte", [1.5, 1.75] * 2)
     assert compare_experiments(frame).source.unit == "nats/token"
+
+
+def test_rows_without_a_trial_are_one_trial_each() -> None:
+    frame = pd.DataFrame(
+        {"variant": ["a", "a", "b"], "seed": [0, 1, 0], "val_loss": [3.0, 3.1, float("nan")], "trial_seconds": [60.0, 120.0, 600.0]}
+    )
+    named = frame.assign(trial_id=["mine", None, "other"])
+    comparison = compare_experiments(frame)
+    assert comparison.source.results["trial_id"].tolist() == ["row 1", "row 2", "row 3"]
+    assert compare_experiments(named).source.results["trial_id"].tolist() == ["mine", "row 2", "other"]
+    listed = tables.trials(comparison)
+    assert [row[listed.header.index("status")] for row in listed.rows] == ["1 finished", "1 finished", "1 diverged"]
+    assert dict(method.reproduce(comparison))["training time"] == "13 min"
 
 
 def test_rows_that_are_not_the_end_of_a_whole_trial_are_no_results() -> None:
