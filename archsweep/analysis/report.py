@@ -120,7 +120,12 @@ def _content(comparison: Comparison) -> dict[str, Any]:
         "reproduce": method.reproduce(comparison),
         "method": methods,
         "references": paper.references(
-            [*methods, *(line for section in sections for line in section.lines), *(figure.caption for figure in figures)]
+            [
+                *comparison.caveats,
+                *methods,
+                *(line for section in sections for line in section.lines),
+                *(figure.caption for figure in figures),
+            ]
         ),
     }
 

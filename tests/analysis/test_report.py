@@ -6,12 +6,14 @@ import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 from math import log
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytest
 from PIL import Image
 
+import archsweep
 from archsweep.analysis import method, paper, plots
 from archsweep.analysis.compare import compare_experiments
 from archsweep.analysis.report import generate_summary_report
@@ -22,7 +24,6 @@ from tests.sweep_folder import write_sweep
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from archsweep.planning.plan import Plan
 
@@ -247,6 +248,42 @@ def test_a_methods_section_says_what_was_trained_and_lists_what_it_cites(tmp_pat
     assert "at 3 peak learning rates (0.001, 0.003, 0.01) and with 3 seeds each" in markdown
     assert "- Radford, A., Wu, J., Child, R.," in markdown
     assert "Akiba" not in markdown  # nothing was searched
+
+
+def test_a_methods_section_says_nothing_of_models_that_nobody_described() -> None:
+    rows = [
+        {"width": width, "learning_rate": rate, "val_loss": 3.0 + 0.1 * width + rate + 0.01 * repeat}
+        for width in (1, 2) for rate in ((0.1, 0.2) if width == 1 else (0.1,)) for repeat in range(3)
+    ]  # fmt: skip
+    told = paper.setup(compare_experiments(pd.DataFrame(rows), compare=["width"]))
+    assert told == "We compared 2 variants in width, at 1 to 2 of 2 learning rates (0.1, 0.2) and with 3 seeds each."
+
+
+def test_a_budget_of_some_variants_is_not_said_of_all_and_seeds_are_counted_by_setting(tmp_path: Path) -> None:
+    def budget(target: int) -> dict[str, Any]:
+        return {"kind": "parameters", "target": target, "tolerance": 0.01}
+
+    small = write_sweep(tmp_path / "small", GRID[:2], planted, name="small", budget=budget(30_000))
+    large = write_sweep(
+        tmp_path / "large", GRID[2:3], planted, name="large", budget=budget(60_000), parameters=lambda _: 60_000, seeds=range(5)
+    )
+    told = paper.setup(compare_experiments([small, large]))
+    assert "with 3 to 5 seeds each." in told
+    shared = "2 variants shared 30,000 parameters (within 1.0%) and 1 variant shared 60,000 parameters (within 1.0%)."
+    assert shared in told
+    assert "a context of 64 tokens and the text stdlib." in told
+    assert "Ray Tune" not in told  # which of the two sweeps ran on it, if any, nobody says
+
+
+def test_every_work_in_the_list_is_cited_somewhere_and_a_caveats_citation_is_listed(tmp_path: Path) -> None:
+    sources = [path.read_text() for path in Path(archsweep.__file__).parent.rglob("*.py") if path.name != "paper.py"]
+    own = Path(paper.__file__).read_text().partition("def setup(")[2]
+    assert len(paper.references([*sources, own])) == len(paper.REFERENCES)
+    found = compare_experiments(write_sweep(tmp_path / "demo", GRID, planted))
+    caveat = "More than 4 teach less and less (Muennighoff et al. 2023)."
+    for caveats, listed in (((caveat,), True), ((), False)):
+        generate_summary_report(replace(found, caveats=caveats), tmp_path)
+        assert ("- Muennighoff, N.," in (tmp_path / "report.md").read_text()) == listed
 
 
 def test_a_work_is_listed_however_it_is_cited() -> None:
