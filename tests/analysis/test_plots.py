@@ -59,6 +59,22 @@ def test_the_loss_increase_is_in_per_cent_of_the_best_with_the_interval_of_the_d
     assert bars[-1][:, 1] == pytest.approx([100 * row["low"] / found.table["mean"].min(), 100 * row["high"] / found.table["mean"].min()])
 
 
+def test_a_loss_increase_of_an_accuracy_grows_as_the_accuracy_falls() -> None:
+    accuracy = {1: 0.5, 2: 0.75, 4: 0.8}
+    rows = [
+        {"width": width, "seed": seed, "accuracy": mean + noise}
+        for width, mean in accuracy.items()
+        for seed, noise in enumerate((0.01 * width, -0.01 * width))
+    ]
+    found = compare_experiments(pd.DataFrame(rows), compare=["width"], metric="accuracy", mode="max")
+    axes = design_plots.plot_loss_increase(found).axes[0]
+    line = next(line for line in axes.lines if len(line.get_xdata()) == 3)
+    assert line.get_ydata() == pytest.approx([37.5, 6.25, 0.0], abs=1e-9)  # (0.8 - 0.5) / 0.8, (0.8 - 0.75) / 0.8
+    low, high = axes.collections[0].get_segments()[0][:, 1]
+    assert low < 37.5 < high
+    assert (low + high) / 2 == pytest.approx(37.5)
+
+
 @pytest.mark.parametrize(
     ("variants", "numeric"),
     [
