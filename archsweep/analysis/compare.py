@@ -32,6 +32,7 @@ from archsweep.analysis.tuning import (
 from archsweep.analysis.verdicts import REFERENCE_ITSELF, detectable, seeds_to_find, verdicts, worst_status
 from archsweep.analysis.words import decimals, difference, loss, p_value, verdict_text
 from archsweep.atomic import write_atomically
+from archsweep.errors import RecordError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,7 +88,12 @@ def compare_experiments(
     Into `output_dir` go comparison.txt and comparison.csv.
     """
     roles = Roles(compare, tune, repeat, metric, mode)
-    comparison = source if isinstance(source, Comparison) else _compare(read_source(source, roles, reference, margin), exponent)
+    if not isinstance(source, Comparison):
+        comparison = _compare(read_source(source, roles, reference, margin), exponent)
+    elif (roles, reference, margin, exponent) == (Roles(), None, None, None):
+        comparison = source
+    else:
+        raise RecordError("A Comparison is made already, and takes no roles, reference, margin or exponent: compare its results again.")
     if output_dir is not None:
         write_atomically(Path(output_dir) / "comparison.txt", f"{comparison}\n")
         write_atomically(Path(output_dir) / "comparison.csv", safe_cells(comparison.table).to_csv(index=False))

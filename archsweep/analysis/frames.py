@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from math import isfinite
 from numbers import Real
-from typing import Any, Literal, NamedTuple, Protocol, TypedDict, get_args, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypedDict, get_args, runtime_checkable
 
 import pandas as pd
 
@@ -15,6 +15,9 @@ from archsweep.config import TUNABLE, label
 from archsweep.errors import RecordError, nearest
 from archsweep.records import read
 from archsweep.records.schema import RESULTS, Column, Status
+
+if TYPE_CHECKING:
+    from archsweep.analysis.compute import Exponent
 
 CONFIG_PREFIX = "config/"  # of a trial's parameters in Tune's dataframes
 Row = dict[str, Any]
@@ -47,13 +50,16 @@ class Roles(NamedTuple):
 
 
 class RoleNames(TypedDict, total=False):
-    """Roles as keywords."""
+    """The keywords of compare_experiments: the roles, and how results without a plan are tested."""
 
     compare: Sequence[str] | None
     tune: Sequence[str] | None
     repeat: str | None
     metric: str | None
     mode: Literal["min", "max"]
+    reference: str | None
+    margin: float | None
+    exponent: Exponent | None
 
 
 class Framed(NamedTuple):

@@ -60,5 +60,10 @@ def rows_beyond(table: Table) -> list[list[Any]]:
     return [[[str(cell), cell.value] if isinstance(cell, Number) else cell for cell in row] for row in table.rows[ROWS_SHOWN:]]
 
 
+def value(cell: Number) -> str:
+    """A number's value as the page's script reads it, for which "inf" is none."""
+    return str(float(cell.value)).replace("inf", "Infinity")
+
+
 def _hash(source: bytes) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(source).digest()).decode()}"

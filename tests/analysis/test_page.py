@@ -272,6 +272,27 @@ def test_the_rows_beyond_those_shown_keep_their_values() -> None:
     assert page.rows_beyond(table) == [["b", ["2 k", 2000.0]], ["c", "-"]]
 
 
+def test_a_number_without_end_is_written_as_the_script_reads_it(tmp_path: Path) -> None:
+    assert [page.value(Number("", value)) for value in (float("inf"), float("-inf"), 0.5)] == ["Infinity", "-Infinity", "0.5"]
+    sizes = {"a": (15_000, 4.0), "b": (30_000, 3.5), "c": (60_000, 3.3), "d": (150_000, 3.2)}
+    frame = pd.DataFrame(
+        {"variant": name, "seed": seed, "parameters": size, "val_loss": loss + 0.01 * seed}
+        for name, (size, loss) in sizes.items()
+        for seed in range(3)
+    )
+    html = generate_summary_report(frame, tmp_path).read_text()
+    assert ' data-v="Infinity">no limit<' in html
+    assert 'data-v="inf"' not in html
+
+
+def test_a_long_table_of_what_is_no_sweep_names_no_file_that_is_not_there(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"variant": f"v{number}", "seed": 0, "val_loss": 3.0 + number} for number in range(page.ROWS_SHOWN + 1))
+    html = generate_summary_report(frame, tmp_path).read_text()
+    assert "The first 100 of 101 rows" in html
+    assert "report.md has all." in html
+    assert "results.parquet" not in html
+
+
 @pytest.mark.parametrize(("count", "kept"), [(1, 1), (7, 7), (200, 200), (1001, 200)])
 def test_a_thinned_curve_keeps_its_ends(count: int, kept: int) -> None:
     places = interactive.thinned(count)

@@ -16,7 +16,7 @@ from PIL import Image
 import archsweep
 from archsweep.analysis import method, paper, plots
 from archsweep.analysis.compare import compare_experiments
-from archsweep.analysis.report import generate_summary_report
+from archsweep.analysis.report import generate_summary_report, is_current
 from archsweep.config import TRAINER_VERSION, ExperimentConfig
 from archsweep.records import read
 from archsweep.records.results import ExperimentResults
@@ -136,6 +136,30 @@ def test_the_report_of_a_whole_sweep_does_not(tmp_path: Path) -> None:
     text = Page(generate_summary_report(write_sweep(tmp_path / "demo", GRID, planted))).text
     assert "partial" not in text
     assert "So far" not in text
+
+
+@pytest.mark.parametrize("gone", ["report.html", "report.md", "figures/differences.png", "figures/differences.pdf"])
+def test_a_report_is_current_only_while_all_its_files_are_there(tmp_path: Path, gone: str) -> None:
+    folder = write_sweep(tmp_path / "demo", GRID[:2], planted)
+    read.collect(folder)
+    generate_summary_report(folder)
+    assert is_current(folder)
+    (folder / gone).unlink()
+    assert not is_current(folder)
+
+
+@pytest.mark.parametrize(
+    ("compare", "question"),
+    [
+        (["variant"], "Which variant has the lowest negative accuracy?"),
+        (["num_layers"], "Which value of num layers has the lowest negative accuracy?"),
+        (["num_layers", "heads"], "Which combination of num layers and heads has the lowest negative accuracy?"),
+    ],
+)
+def test_a_question_that_nobody_asked_is_put_in_words(tmp_path: Path, compare: list[str], question: str) -> None:
+    frame = pd.DataFrame({"variant": ["a", "b"], "num_layers": [1, 2], "heads": [1, 1], "accuracy": [0.5, 0.6]})
+    generate_summary_report(frame, tmp_path, compare=compare, metric="accuracy", mode="max")
+    assert question in (tmp_path / "report.md").read_text().splitlines()
 
 
 def test_every_trial_is_listed_with_what_sets_it_apart(partial_sweep: Path) -> None:

@@ -13,6 +13,7 @@ from scipy import stats
 
 from archsweep.analysis import method, tables
 from archsweep.analysis.compare import compare_experiments
+from archsweep.analysis.compute import Exponent
 from archsweep.analysis.report import generate_summary_report
 from archsweep.errors import RecordError
 from archsweep.records import read
@@ -124,6 +125,22 @@ def test_a_parameter_that_varies_without_a_role_is_told() -> None:
     frame = frame[frame["config/dropout"] == 0.0].assign(**{"config/batch": list(range(18))})
     caveats = compare_experiments(frame, **(ROLES | {"tune": ["optimizer/lr"]})).caveats
     assert "batch varied between trials without a role here, so differences may be due to that." in caveats
+
+
+@pytest.mark.parametrize("keywords", [{"reference": "width=32"}, {"margin": 0.01}, {"mode": "max"}, {"exponent": Exponent(0.1, "mine")}])
+def test_what_is_compared_already_takes_no_further_roles(keywords: Any) -> None:
+    comparison = compare_experiments(tunes(), **ROLES)
+    assert compare_experiments(comparison) is comparison
+    with pytest.raises(RecordError, match="A Comparison is made already"):
+        compare_experiments(comparison, **keywords)
+
+
+def test_a_report_takes_the_keywords_of_a_comparison(tmp_path: Path) -> None:
+    generate_summary_report(tunes(), tmp_path, **ROLES, reference="width=32", margin=0.01, exponent=Exponent(0.1, "mine"))
+    text = (tmp_path / "report.md").read_text()
+    assert "the 1 pair with the reference, width=32" in text
+    assert "below 1% of the loss" in text
+    assert "by mine." in text
 
 
 def test_roles_are_for_dataframes_alone(tmp_path: Path) -> None:
