@@ -19,6 +19,7 @@ from archsweep.analysis.scaling import compute_exponent
 from archsweep.analysis.sentence import search_sentence, sentence
 from archsweep.analysis.source import Given, Source, read_source
 from archsweep.analysis.statistics import ALL_PAIRS, REFERENCE, Family, Layout, all_against, all_pairs, fit_layout
+from archsweep.analysis.tables import safe_cells
 from archsweep.analysis.tuning import (
     at_common_rate,
     at_settings,
@@ -29,8 +30,8 @@ from archsweep.analysis.tuning import (
     sensitivity,
     settings,
 )
-from archsweep.analysis.verdicts import REFERENCE_ITSELF, detectable, seeds_to_find, verdicts, worst_status
-from archsweep.analysis.words import decimals, difference, loss, p_value, verdict_text
+from archsweep.analysis.verdicts import REFERENCE_ITSELF, detectable, seeds_to_find, verdict_text, verdicts, worst_status
+from archsweep.analysis.words import decimals, difference, loss, p_value
 from archsweep.atomic import write_atomically
 from archsweep.errors import RecordError
 
@@ -233,13 +234,3 @@ def _plain_table(table: pd.DataFrame) -> str:
         }
     )
     return str(shown.to_string(index=False))
-
-
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet takes for one
-
-
-def safe_cells(table: pd.DataFrame) -> pd.DataFrame:
-    """Texts that a spreadsheet would run as a formula, quoted."""
-    texts = table.select_dtypes(include=["string", "str", "object"]).columns
-    quoted = {name: [f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell for cell in table[name]] for name in texts}
-    return table.assign(**quoted)

@@ -296,7 +296,7 @@ def _without_role(given: pd.DataFrame, columns: _Columns) -> list[str]:
 def _notes(given: pd.DataFrame, columns: _Columns, mode: str) -> tuple[str, ...]:
     notes = []
     if mode == "max":
-        notes.append(f"A large {columns.metric} is good: its negative is what is compared here, and small as for a loss is best.")
+        notes.append("A large number is good here: its negative is what is compared, and small as for a loss is best.")
     if varying := _without_role(given, columns):
         notes.append(f"{', '.join(varying)} varied between trials without a role here, so differences may be due to that.")
     if columns.repeat is None:

@@ -20,8 +20,6 @@ from archsweep.atomic import write_atomically
 from archsweep.records.schema import RESULTS_FILE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from archsweep.analysis.frames import RoleNames
     from archsweep.analysis.source import Given, Source
 
@@ -66,31 +64,16 @@ def _environment(source: Source, html: bool) -> jinja2.Environment:
         loader=jinja2.PackageLoader("archsweep.analysis"),
         undefined=jinja2.StrictUndefined,
         autoescape=html,
-        finalize=name if html else lambda value: _markdown(name(value)),
+        finalize=name if html else lambda value: tables.markdown_text(name(value)),
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"markdown_table": lambda table: markdown_table(table, name), "tag": tag, "beyond": page.rows_beyond}
+    environment.filters |= {"markdown_table": lambda table: tables.markdown_table(table, name), "tag": tag, "beyond": page.rows_beyond}
     environment.filters["embedded"] = lambda data: page.embedded(renamed(data, source))
     environment.tests["number"] = lambda cell: isinstance(cell, Number)
     environment.globals |= {"page": page}
     return environment
-
-
-def markdown_table(table: tables.Table, name: Callable[[object], object] = lambda text: text) -> Markup:
-    """A table in Markdown, every cell of which is text on one line, worded by `name`."""
-    rule = ["---:" if column in table.numeric else "---" for column in range(len(table.header))]
-    lines = [[_markdown(name(cell)) for cell in table.header], rule, *([_markdown(name(cell)) for cell in row] for row in table.rows)]
-    return Markup("".join(f"| {' | '.join(line)} |\n" for line in lines))
-
-
-def _markdown(value: object) -> str:
-    """A text on one line in which Markdown and HTML see nothing but text; what is marked as Markdown already stays as it is."""
-    if isinstance(value, Markup):
-        return value
-    line = " ".join(str(value).split())
-    return re.sub(r"([\\`*\[\]|])", r"\\\1", line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
 
 
 def _content(comparison: Comparison) -> dict[str, Any]:

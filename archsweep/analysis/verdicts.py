@@ -34,6 +34,13 @@ def worst_status(statuses: pd.Series) -> str:
     return next((verdict for status, verdict in NO_RESULT.items() if (statuses == status).any()), NO_RESULT["diverged"])
 
 
+def verdict_text(row: pd.Series) -> str:
+    """A verdict as it stands in a table: undecided ones with the seeds they would take."""
+    if row["verdict"] != UNDECIDED or pd.isna(row["seeds_needed"]):
+        return str(row["verdict"])
+    return f"{UNDECIDED} (about {row['seeds_needed']} seeds)"
+
+
 def verdicts(table: pd.DataFrame, budgets: Sequence[BudgetRule], reference: Hashable | None, margin: float) -> list[str]:
     """One for each row of the table. Against the best, BETTER says that the best is; against a reference, that the row's variant is."""
     rows = table.to_dict("records")

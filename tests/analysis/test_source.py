@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from math import log
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from scipy import stats
 from archsweep.analysis import method, tables
 from archsweep.analysis.compare import compare_experiments
 from archsweep.analysis.compute import Exponent
+from archsweep.analysis.metric import named
 from archsweep.analysis.report import generate_summary_report
 from archsweep.errors import RecordError
 from archsweep.records import read
@@ -58,7 +60,7 @@ def test_tunes_dataframe_is_compared_by_the_roles_that_its_columns_are_given() -
     paired = stats.ttest_rel(-(0.7 + np.array(NOISE[0])), -(0.8 + np.array(NOISE[1])))
     assert table["holm_p"].iloc[1] == pytest.approx(paired.pvalue)
     assert comparison.source.results["trial_seconds"].tolist() == [2.5] * 36
-    assert "A large accuracy is good: its negative is what is compared here, and small as for a loss is best." in comparison.caveats
+    assert "A large number is good here: its negative is what is compared, and small as for a loss is best." in comparison.caveats
 
 
 def test_a_prefix_that_is_written_out_means_the_same_and_the_order_of_rows_nothing() -> None:
@@ -81,6 +83,33 @@ def test_a_metric_that_the_schema_knows_keeps_its_unit() -> None:
     source = compare_experiments(frame, metric="bits_per_byte").source
     assert (source.metric, source.unit, source.results["val_loss"].tolist()) == ("bits_per_byte", "bits/byte", [1.5, 1.75] * 2)
     assert compare_experiments(frame).source.unit == "nats/token"
+
+
+def test_a_metric_with_our_own_words_in_its_name_is_named_once_everywhere(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"variant": ["a", "b"] * 2, "seed": [0, 0, 1, 1], "eval/val_loss": [3.0, 3.5, 3.1, float("nan")]})
+    for mode, name in (("min", "eval/val_loss"), ("max", "negative eval/val_loss")):
+        path = generate_summary_report(frame, tmp_path, metric="eval/val_loss", mode=mode)
+        for text in (path.read_text().partition("</style>")[2], (tmp_path / "report.md").read_text()):
+            assert f"lowest {name}?" in text
+            assert "eval/val_loss is no number" in text  # whatever its sign
+            assert "eval/eval" not in text
+            assert "negative negative" not in text
+            assert "eval/negative" not in text
+
+
+@pytest.mark.parametrize(
+    ("metric", "text", "expected"),
+    [
+        ("val", "the val loss, and its validation loss", "the val, and its val"),
+        ("val_loss/mean", "val_loss in val_loss/mean", "val_loss/mean in val_loss/mean"),
+        ("negative validation loss", "a validation loss", "a negative validation loss"),
+        ("loss", "val_loss of my_val_loss", "loss of my_val_loss"),
+    ],
+)
+def test_a_text_that_is_named_stays_as_it_is(metric: str, text: str, expected: str) -> None:
+    source = replace(compare_experiments(pd.DataFrame({"variant": ["a"], "val_loss": [3.0]})).source, metric=metric)
+    assert named(text, source) == expected
+    assert named(expected, source) == expected
 
 
 def test_rows_without_a_trial_are_one_trial_each() -> None:
