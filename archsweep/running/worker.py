@@ -53,12 +53,14 @@ def train_trial(
     """
     import torch
 
+    from archsweep.training.allocator import keep_freed_memory
     from archsweep.training.experiment import ArchitectureExperiment
     from archsweep.training.hardware import EnergyMeter
     from archsweep.training.precision import device_name, precision_used, resolve_device
 
     started = perf_counter()
     torch.set_num_threads(threads)
+    keep_freed_memory()
     warnings: list[str] = []
     experiment = ArchitectureExperiment(
         trial.config,

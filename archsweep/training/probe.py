@@ -38,10 +38,12 @@ def _probe(config: ExperimentConfig, replicas: Sequence[Replica], cache_dir: Pat
     """The first stack's median over half-second pieces; its first step, which compiles and fills caches, is not counted."""
     import torch
 
+    from archsweep.training.allocator import keep_freed_memory
     from archsweep.training.experiment import HEARTBEAT_SECONDS, ArchitectureExperiment
     from archsweep.training.precision import device_name, precision_used
 
     torch.set_num_threads(1)  # as a trial, which is granted one processor
+    keep_freed_memory()
     experiment = ArchitectureExperiment(config, replicas, cache_dir=cache_dir)
     experiment.setup()
     stack = experiment.stacks[0]
