@@ -23,7 +23,7 @@ from archsweep.analysis.tuning import (
     at_common_rate,
     at_settings,
     best_settings,
-    choosing_seeds,
+    is_tuned,
     learning_rate_audit,
     losses_by_seed,
     sensitivity,
@@ -105,7 +105,7 @@ def _compare(source: Source, exponent: Exponent | None) -> Comparison:
     exponent = exponent or (_own_exponent(table) if source.metric == LOSS else None) or KAPLAN
     table = _tested(table, source, layout, pairs, exponent)
     table["verdict"] = verdicts(table, source.budgets, source.reference, source.margin)
-    table["seeds_needed"] = seeds_to_find(table, layout, family, tuned=bool(choosing_seeds(source.results)) or _is_tuned(tried))
+    table["seeds_needed"] = seeds_to_find(table, layout, family, is_tuned(tried))
     table["detectable"] = detectable(table, layout, family)
     so_far = "So far: " if (source.results["status"] == "unfinished").any() else ""
     verdict = search_sentence(source.search, table) if source.search else sentence(table, source, exponent)
@@ -119,10 +119,6 @@ def _compare(source: Source, exponent: Exponent | None) -> Comparison:
 def _own_exponent(table: pd.DataFrame) -> Exponent | None:
     alpha = compute_exponent(table)
     return Exponent(alpha, "the sweep's own scaling law") if alpha else None
-
-
-def _is_tuned(tried: pd.DataFrame) -> bool:
-    return bool(tried.groupby("variant").size().max() > 1)
 
 
 # --------------------------------------------------------------------------------------------------------------------- the tests

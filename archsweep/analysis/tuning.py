@@ -27,23 +27,30 @@ def seeds_for(tested: int) -> int:
 
 
 def choosing_seeds(results: pd.DataFrame) -> frozenset[int]:
-    """The seeds that choose each variant's setting: the first ones, by `choosing`. None where nothing is tuned or seeds are not shared."""
-    seeds = sorted(results["seed"].dropna().unique())
-    if not (count := choosing(len(seeds))):
+    """The seeds that choose each variant's setting: the first ones, by `choosing`.
+
+    None where nothing is tuned, and where a setting lacks a seed: one that only the choosing seeds ran would win without a test.
+    """
+    seeds, rows = sorted(results["seed"].dropna().unique()), with_tuned(results)
+    if not (count := choosing(len(seeds))) or not is_tuned(rows):
         return frozenset()
-    variants = results.groupby("variant", sort=False)
-    are_shared = bool((variants["seed"].nunique() == len(seeds)).all())
-    are_tuned = bool((_with_tuned(results).drop_duplicates(SETTING).groupby("variant").size() > 1).any())
-    return frozenset(int(seed) for seed in seeds[:count]) if are_shared and are_tuned else frozenset()
+    are_shared = (rows.groupby(SETTING, dropna=False, sort=False)["seed"].nunique() == len(seeds)).all()
+    return frozenset(int(seed) for seed in seeds[:count]) if are_shared else frozenset()
+
+
+def is_tuned(table: pd.DataFrame) -> bool:
+    """Whether a variant has settings to choose from, in any table with the columns of SETTING."""
+    return bool((table.drop_duplicates(SETTING).groupby("variant").size() > 1).any())
 
 
 def settings(results: pd.DataFrame) -> pd.DataFrame:
     """A row per variant and tuned setting: mean and sd of val_loss over the tested seeds, its mean over the seeds that choose (`choice`).
 
-    A setting counts (`complete`) where every planned seed finished with a finite loss: dropping the seeds that diverged would
-    reward a setting for being unstable. It `ended` where every seed finished, diverged or was given up, which also says something about it.
+    A setting counts (`complete`) where every planned seed finished with a finite loss, and one of them is tested: dropping the seeds
+    that diverged would reward a setting for being unstable. It `ended` where every seed finished, diverged or was given up, which also
+    says something about it.
     """
-    rows = _with_tuned(results)[[*SETTING, "seed", "status"]].copy()
+    rows = with_tuned(results)[[*SETTING, "seed", "status"]].copy()
     rows["loss"] = finished_loss(results)
     if (twice := rows.duplicated([*SETTING, "seed"])).any():
         row = rows[twice].iloc[0]
@@ -56,17 +63,18 @@ def settings(results: pd.DataFrame) -> pd.DataFrame:
         planned=("seed", "size"), known=("loss", "count"), finished=("tested", "count"), mean=("tested", "mean"), sd=("tested", "std"),
         choice=("chosen_by", "mean"), ended=("has_ended", "all"), diverged=("has_diverged", "any"),
     )  # fmt: skip
-    table["complete"] = table["planned"] == table["known"]
+    table["complete"] = (table["planned"] == table["known"]) & (table["finished"] > 0)
     return table.reset_index()
 
 
-def _with_tuned(results: pd.DataFrame) -> pd.DataFrame:
+def with_tuned(results: pd.DataFrame) -> pd.DataFrame:
+    """Results with the column `tuned`, which a sweep's own do not need."""
     return results if "tuned" in results else results.assign(tuned=pd.array([None] * len(results), dtype="string"))
 
 
 def at_settings(results: pd.DataFrame, best: pd.DataFrame) -> pd.DataFrame:
     """The rows of each variant's setting in `best`."""
-    return _with_tuned(results).merge(best[SETTING], on=SETTING)
+    return with_tuned(results).merge(best[SETTING], on=SETTING)
 
 
 def finished_loss(results: pd.DataFrame) -> pd.Series:
@@ -128,7 +136,8 @@ def at_common_rate(table: pd.DataFrame, best: pd.DataFrame) -> tuple[float, pd.S
     if shared.empty or not len(shared.columns):
         return float("nan"), pd.Series(np.nan, index=best["variant"])
     rate = float(shared.mean().idxmin())
-    return rate, _losses_by_rate(table[table["complete"]], "mean")[rate].reindex(best["variant"])
+    means = _losses_by_rate(table[table["complete"]], "mean")
+    return rate, means.reindex(index=best["variant"], columns=[rate])[rate]
 
 
 def sensitivity(table: pd.DataFrame, best: pd.DataFrame, start: float) -> pd.Series:

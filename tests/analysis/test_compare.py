@@ -237,6 +237,22 @@ def test_trials_of_unlike_precision_are_told(tmp_path: Path) -> None:
     assert not any("precision" in caveat for caveat in alike.caveats)
 
 
+def test_variants_that_were_stopped_are_counted_once_each_with_the_step_where_it_is_known() -> None:
+    rows = frame({"a": 4.0, "b": 4.1, "c": 4.2, "d": 4.3}, seeds=3)
+    rows["trial_id"] = [f"t{number}" for number in range(12)]
+    rows["status"] = rows["variant"].map({"a": "finished", "b": "finished", "c": "stopped", "d": "stopped"})
+    rows["step"] = rows["variant"].map({"a": 100, "b": 100, "c": 30})
+    caveats = compare_experiments(rows).caveats
+    assert "Early stopping stopped 2 variants: c at step 30; d. No verdict counts them." in caveats
+
+
+def test_the_variants_whose_rate_was_not_tuned_are_counted() -> None:
+    tuned = [{"variant": "a", "seed": seed, "learning_rate": rate, "val_loss": 3.0} for rate in (1e-3, 3e-3) for seed in range(3)]
+    fixed = [{"variant": "b", "seed": seed, "learning_rate": 1e-3, "val_loss": 3.1} for seed in range(3)]
+    caveats = compare_experiments(pd.DataFrame(tuned + fixed)).caveats
+    assert any(caveat.startswith("The learning rate of 1 variant was not tuned: ") for caveat in caveats)
+
+
 # --------------------------------------------------------------------------------------------------------------- the verdicts
 
 
