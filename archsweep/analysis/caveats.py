@@ -182,7 +182,10 @@ def _detectable(layout: Layout | None, family: Family) -> str:
         return ""
     if not layout.degrees:
         return "One seed for each variant shows no spread, so nothing can be tested: repeat with at least 3 seeds."
-    variants = len(layout.means)
+    counts, variants = layout.losses.count(axis=1), len(layout.means)
+    if layout.seeds < 2:
+        single = names(counts.index[counts == 1].to_series())
+        return f"How small a difference would be found is not known for a single seed: repeat {single} with at least 3 seeds."
     smallest = detectable_effect(layout.seeds, variants, family.strictest(variants), family) * layout.error * 2**0.5
     return (
         f"With {layout.seeds} seeds and {variants} variants, a difference must be about {decimals(smallest, smallest)} nats/token "
