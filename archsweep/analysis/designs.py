@@ -12,9 +12,7 @@ from archsweep.analysis.factorial import Effects, effects
 from archsweep.analysis.illustrations import Illustration
 from archsweep.analysis.picks import Pick, picks
 from archsweep.analysis.scaling import DRAWS, Fit, Scaling, optima, scaling
-from archsweep.analysis.statistics import fit_layout
 from archsweep.analysis.tables import OBJECTIVES, Table
-from archsweep.analysis.tuning import best_settings, losses_by_seed
 from archsweep.analysis.words import MINUS, decimals, loss, number, p_value, plural, si, text, words
 
 if TYPE_CHECKING:
@@ -50,7 +48,6 @@ class Section:
 
 def read_designs(comparison: Comparison, found: search.Found | None) -> Designs:
     ranked = comparison.table[comparison.table["mean"].notna()]
-    layout = fit_layout(losses_by_seed(comparison.source.results, best_settings(comparison.settings))) if len(ranked) else None
     many = found is None and len(comparison.source.compare) > 2
     importances = found.importances if found else search.importances(ranked, comparison.source.compare) if many else {}
     return Designs(
@@ -58,7 +55,7 @@ def read_designs(comparison: Comparison, found: search.Found | None) -> Designs:
         effects(comparison) if 2 < len(ranked) <= MOST_CROSSED else None,
         importances,
         picks(comparison, found),
-        scaling(comparison.table, layout),
+        scaling(comparison.table, comparison.layout),
     )
 
 

@@ -17,8 +17,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter, FuncFormatter, NullLocator
 
 from archsweep.analysis.compare import Comparison, compare_experiments
-from archsweep.analysis.statistics import fit_layout
-from archsweep.analysis.tuning import finished_loss, losses_by_seed
+from archsweep.analysis.tuning import finished_loss
 from archsweep.analysis.verdicts import (
     BEST,
     BETTER,
@@ -347,10 +346,7 @@ def _tick(value: Any) -> Any:
 
 
 def _half_widths(comparison: Comparison) -> dict[Any, float]:
-    ranked = comparison.table[comparison.table["mean"].notna()]
-    if ranked.empty:
-        return {}
-    return dict(fit_layout(losses_by_seed(comparison.source.results, ranked)).half_widths)
+    return {} if comparison.layout is None else dict(comparison.layout.half_widths)
 
 
 _LOWEST = "the lowest"  # of all means, whatever its verdict
