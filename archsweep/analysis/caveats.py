@@ -8,7 +8,7 @@ import pandas as pd
 
 from archsweep.analysis import trend
 from archsweep.analysis.detect import detectable_effect
-from archsweep.analysis.tuning import FEWEST_TO_SPLIT, choosing_seeds, is_tuned
+from archsweep.analysis.tuning import FEWEST_TO_SPLIT, choosing_seeds, is_tuned, tested_at
 from archsweep.analysis.verdicts import BETTER, BETTER_BUT_SMALL, WORSE, WORSE_BUT_SMALL, at_edge, off_budget
 from archsweep.analysis.words import amount, decimals, names, variants_text, words
 
@@ -165,8 +165,9 @@ def _moving(source: Source, ranked: pd.DataFrame) -> list[str]:
     decided = ranked[ranked["verdict"].isin([BETTER, BETTER_BUT_SMALL, WORSE, WORSE_BUT_SMALL])]["variant"]
     if decided.empty:
         return []
+    curves = tested_at(source.curves, source.results, ranked)
     leader = source.reference or ranked["variant"].iloc[0]
-    crossed, closing = (decided[decided.isin(found)] for found in trend.moving(source.curves, ranked, leader))
+    crossed, closing = (decided[decided.isin(found)] for found in trend.moving(curves, leader))
     found = []
     if len(crossed):
         found.append(f"Curves still cross: in the last half of training, the order against {leader} has changed for {names(crossed)}.")

@@ -77,6 +77,11 @@ def at_settings(results: pd.DataFrame, best: pd.DataFrame) -> pd.DataFrame:
     return with_tuned(results).merge(best[SETTING], on=SETTING)
 
 
+def tested_at(rows: pd.DataFrame, results: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """Of `rows`, which are `results` or their curves, those of the tested seeds at the settings in `table`."""
+    return at_settings(rows[~rows["seed"].isin(choosing_seeds(results))], table)
+
+
 def finished_loss(results: pd.DataFrame) -> pd.Series:
     """val_loss where the replica finished with a finite one, else missing."""
     loss = pd.Series(results["val_loss"].to_numpy(dtype=float, na_value=np.nan), index=results.index)
@@ -90,10 +95,15 @@ def best_settings(table: pd.DataFrame) -> pd.DataFrame:
     return best.sort_values("mean", kind="stable").reset_index(drop=True)
 
 
+def best_by_rate(table: pd.DataFrame) -> pd.DataFrame:
+    """Of each variant at each learning rate, the setting that counts of the smallest `choice`: each rate at its best weight decay."""
+    known = table[table["complete"]].dropna(subset=["learning_rate"])
+    return known.loc[known.groupby(["variant", "learning_rate"], sort=False)["choice"].idxmin()]
+
+
 def losses_by_seed(results: pd.DataFrame, best: pd.DataFrame) -> pd.DataFrame:
     """val_loss at each variant's best setting: variants as rows, in the order of `best`, the tested seeds as columns."""
-    tested = results[~results["seed"].isin(choosing_seeds(results))]
-    at_best = at_settings(tested.assign(val_loss=finished_loss(tested)), best)
+    at_best = tested_at(results.assign(val_loss=finished_loss(results)), results, best)
     return at_best.pivot(index="variant", columns="seed", values="val_loss").reindex(best["variant"]).astype(float)
 
 
@@ -132,12 +142,12 @@ def at_common_rate(table: pd.DataFrame, best: pd.DataFrame) -> tuple[float, pd.S
 
     Each rate counts at its best weight decay, and only where it counts for every variant.
     """
-    shared = _losses_by_rate(table[table["complete"]], "choice").reindex(best["variant"]).dropna(axis="columns")
+    at_rates = best_by_rate(table)
+    shared = _losses_by_rate(at_rates, "choice").reindex(best["variant"]).dropna(axis="columns")
     if shared.empty or not len(shared.columns):
         return float("nan"), pd.Series(np.nan, index=best["variant"])
     rate = float(shared.mean().idxmin())
-    means = _losses_by_rate(table[table["complete"]], "mean")
-    return rate, means.reindex(index=best["variant"], columns=[rate])[rate]
+    return rate, at_rates[at_rates["learning_rate"] == rate].set_index("variant")["mean"].reindex(best["variant"])
 
 
 def sensitivity(table: pd.DataFrame, best: pd.DataFrame, start: float) -> pd.Series:

@@ -161,6 +161,16 @@ def test_the_common_rate_is_the_best_for_all_variants_together() -> None:
     assert losses.to_dict() == {"a": 3.2, "b": 4.0}
 
 
+def test_the_loss_at_a_common_rate_is_at_the_weight_decay_that_was_chosen_not_at_the_one_that_tests_best() -> None:
+    """Two of eight seeds choose: by them no weight decay is better, by the other six it is worse."""
+    decays = {0.0: [3.0] * 2 + [4.0] * 6, 0.1: [3.5] * 2 + [3.6] * 6}
+    frame = pd.concat([eight_seeds({1e-3: losses}, {1e-3: losses}).assign(weight_decay=decay) for decay, losses in decays.items()])
+    tried = settings(frame.reset_index(drop=True))
+    rate, losses = at_common_rate(tried, best_settings(tried))
+    assert rate == 1e-3
+    assert losses.tolist() == [4.0, 4.0]
+
+
 def test_variants_without_a_rate_in_common_have_no_loss_at_one() -> None:
     tried = settings(results(rows("a", {1e-3: [3.0]}), rows("b", {3e-3: [4.0]})))
     rate, losses = at_common_rate(tried, best_settings(tried))
