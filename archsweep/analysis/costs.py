@@ -14,8 +14,6 @@ from matplotlib.ticker import EngFormatter
 
 from archsweep.analysis import plots
 from archsweep.analysis.search import decode_latency, non_dominated
-from archsweep.analysis.statistics import fit_layout
-from archsweep.analysis.tuning import best_settings, losses_by_seed
 
 if TYPE_CHECKING:
     from archsweep.analysis.compare import Comparison
@@ -118,7 +116,6 @@ def _panel(axes: mpl.axes.Axes, found: pd.DataFrame, cost: Cost) -> None:
 
 
 def _half_widths(comparison: Comparison, variants: pd.Series) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    if variants.empty:
+    if comparison.layout is None:
         return np.empty(0)
-    layout = fit_layout(losses_by_seed(comparison.source.results, best_settings(comparison.settings)))
-    return np.asarray(layout.half_widths.reindex(variants).to_numpy(dtype=float, na_value=np.nan))
+    return np.asarray(comparison.layout.half_widths.reindex(variants).to_numpy(dtype=float, na_value=np.nan))

@@ -13,9 +13,8 @@ from archsweep.analysis.illustrations import Illustration
 from archsweep.analysis.metric import LOSS
 from archsweep.analysis.picks import Pick, picks
 from archsweep.analysis.scaling import DRAWS, Fit, Scaling, optima, scaling
-from archsweep.analysis.statistics import ALPHA, fit_layout
+from archsweep.analysis.statistics import ALPHA
 from archsweep.analysis.tables import OBJECTIVES, Table
-from archsweep.analysis.tuning import best_settings, losses_by_seed
 from archsweep.analysis.words import MINUS, decimals, loss, number, p_value, plural, si, text, words
 
 if TYPE_CHECKING:
@@ -51,7 +50,6 @@ class Section:
 
 def read_designs(comparison: Comparison, found: search.Found | None) -> Designs:
     ranked = comparison.table[comparison.table["mean"].notna()]
-    layout = fit_layout(losses_by_seed(comparison.source.results, best_settings(comparison.settings))) if len(ranked) else None
     many = found is None and len(comparison.source.compare) > 2
     importances = found.importances if found else search.importances(ranked, comparison.source.compare) if many else {}
     return Designs(
@@ -59,7 +57,7 @@ def read_designs(comparison: Comparison, found: search.Found | None) -> Designs:
         effects(comparison) if 2 < len(ranked) <= MOST_CROSSED else None,
         importances,
         picks(comparison, found),
-        scaling(comparison.table, layout) if comparison.source.metric == LOSS else None,  # the laws are of losses
+        scaling(comparison.table, comparison.layout) if comparison.source.metric == LOSS else None,  # the laws are of losses
     )
 
 

@@ -11,9 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from archsweep.analysis.statistics import fit_layout
-from archsweep.analysis.tuning import best_settings, losses_by_seed
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -43,8 +40,7 @@ def found(comparison: Comparison) -> Found | None:
     order = [variant for variant in comparison.source.results["variant"].unique() if variant in table.index]
     variants = table.loc[order].assign(**{name: objective(name, comparison, order) for name in search.objectives}).reset_index()
     values = variants[list(search.objectives)].to_numpy(dtype=float)
-    layout = fit_layout(losses_by_seed(comparison.source.results, best_settings(comparison.settings))) if order else None
-    variants["half_width"] = layout.half_widths.reindex(order).to_numpy() if layout else []
+    variants["half_width"] = comparison.layout.half_widths.reindex(order).to_numpy() if comparison.layout else []
     variants["front"] = non_dominated(values)
     variants["best_so_far"] = np.minimum.accumulate(variants["mean"].to_numpy(dtype=float))
     return Found(search.objectives, variants, importances(variants, comparison.source.compare), _counts(comparison))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pandas as pd
 from markupsafe import Markup
 
+from archsweep.analysis.tuning import best_by_rate
 from archsweep.analysis.verdicts import verdict_text
 from archsweep.analysis.words import MINUS, NONE, Number, decimals, duration, loss, number, p_value, si, text, words
 from archsweep.records.schema import CONFIG
@@ -178,7 +179,7 @@ def rates(comparison: Comparison) -> Table:
     """Mean loss at every learning rate that was planned, at its best weight decay where that was tuned too."""
     tried = comparison.settings
     rates = sorted(tried["learning_rate"].dropna().unique())
-    means = tried[tried["complete"]].groupby(["variant", "learning_rate"])["mean"].min().to_dict()
+    means = best_by_rate(tried).set_index(["variant", "learning_rate"])["mean"].to_dict()
     header = ("variant", *(f"{rate:g}" for rate in rates), "best", "audit")
     rows = [_rate_row(row, [means.get((row["variant"], rate)) for rate in rates]) for _, row in comparison.table.iterrows()]
     return Table(header, rows, frozenset(range(1, len(rates) + 2)))

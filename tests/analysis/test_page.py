@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -268,8 +269,10 @@ def test_data_in_the_page_can_neither_end_its_element_nor_open_a_comment() -> No
 
 def test_the_rows_beyond_those_shown_keep_their_values() -> None:
     rows = [("a", Number("1.5 k", 1500.0)) for _ in range(page.ROWS_SHOWN)]
-    table = Table(("name", "count"), [*rows, ("b", Number("2 k", 2000.0)), ("c", "-")], frozenset({1}))
-    assert page.rows_beyond(table) == [["b", ["2 k", 2000.0]], ["c", "-"]]
+    beyond = [("b", Number("2 k", 2000.0)), ("c", "-"), ("d", Number("inf", float("inf")))]
+    table = Table(("name", "count"), [*rows, *beyond], frozenset({1}))
+    assert page.rows_beyond(table) == [["b", ["2 k", 2000.0]], ["c", "-"], ["d", "inf"]]
+    assert json.loads(page.embedded(page.rows_beyond(table)))[2] == ["d", "inf"]  # JSON has no infinity
 
 
 def test_a_number_without_end_is_written_as_the_script_reads_it(tmp_path: Path) -> None:
