@@ -112,7 +112,7 @@ def _tuned_on_test_seeds(source: Source, tried: pd.DataFrame) -> str:
         return ""
     return (
         "Each variant's setting was chosen on the same seeds that the test uses, which makes its loss look slightly better than it is; "
-        f"from {FEWEST_TO_SPLIT} seeds on some only choose."
+        f"from {FEWEST_TO_SPLIT} seeds on that all settings share, some only choose."
     )
 
 

@@ -98,6 +98,11 @@ REFERENCES = (
         "PED-ANOVA",
     ),
     Reference(
+        "Welch 1947",
+        "Welch, B. L.: The generalization of 'Student's' problem when several different population variances are involved. "
+        "Biometrika 34(1-2), 28-35, 1947.",
+    ),
+    Reference(
         "Wortsman et al. 2023",
         "Wortsman, M., et al.: Small-scale proxies for large-scale Transformer training instabilities. arXiv:2309.14322, 2023.",
     ),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from archsweep.analysis.detect import MOST_SEEDS
 from archsweep.analysis.verdicts import (
     BETTER,
     BETTER_BUT_SMALL,
@@ -86,7 +87,7 @@ def _would_need(row: pd.Series) -> str:
     smallest = row["detectable"]
     found = f"; these {row['n']} find {decimals(smallest, smallest)} or more" if pd.notna(smallest) else ""
     if pd.isna(row["seeds_needed"]):
-        return f"too small a difference to settle with 1000 seeds{found}"
+        return f"too small a difference to settle with {MOST_SEEDS} seeds{found}"
     return f"and would need about {row['seeds_needed']} seeds{found}"
 
 

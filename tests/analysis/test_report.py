@@ -274,6 +274,41 @@ def test_a_methods_section_says_what_was_trained_and_lists_what_it_cites(tmp_pat
     assert "Akiba" not in markdown  # nothing was searched
 
 
+def test_the_method_is_that_of_the_seeds_shared_or_not() -> None:
+    def methods(seeds: dict[str, range], **more: float) -> str:
+        rows = [
+            {"variant": name, "seed": seed, "val_loss": 3.0 + 0.1 * place + 0.01 * (seed % 3) + 0.003 * (seed % 2) * place, **more}
+            for place, (name, own) in enumerate(seeds.items())
+            for seed in own
+        ]
+        return " ".join(method.method(compare_experiments(pd.DataFrame(rows))))
+
+    shared, apart = methods({"a": range(3), "b": range(3)}), methods({"a": range(3), "b": range(3, 7)})
+    assert "in the two-way layout loss ~ variant + seed" in shared
+    assert "Welch" not in shared
+    assert "two-way" not in apart
+    assert "seed by seed" not in apart
+    assert "The variants do not share their seeds, so their means are compared" in apart
+    assert "a test has its pair's own degrees of freedom (Welch 1947)" in apart
+    for text in (shared, apart):
+        assert "A seed fixes" not in text  # of whose training nothing is known
+        assert "Each variant has one setting, and a setting counts only where all its seeds finished" in text
+        assert "only choose" not in text
+
+
+def test_that_some_seeds_only_choose_is_said_of_seeds_that_all_settings_share() -> None:
+    rows = [
+        {"variant": name, "learning_rate": rate, "seed": seed, "val_loss": 3.0 + rate + 0.01 * seed}
+        for name, first in (("a", 0), ("b", 9)) for rate in (0.1, 0.2) for seed in range(first, first + 9)
+    ]  # fmt: skip
+    comparison = compare_experiments(pd.DataFrame(rows))
+    (caveat,) = [caveat for caveat in comparison.caveats if "chosen on the same seeds" in caveat]
+    assert caveat.endswith("from 8 seeds on that all settings share, some only choose.")
+    text = " ".join(method.method(comparison))
+    assert "Each variant is taken at the tuned setting with the lowest mean validation loss over seeds" in text
+    assert "From 8 seeds on that all settings share, a third of them only choose." in text
+
+
 def test_a_methods_section_says_nothing_of_models_that_nobody_described() -> None:
     rows = [
         {"width": width, "learning_rate": rate, "val_loss": 3.0 + 0.1 * width + rate + 0.01 * repeat}
