@@ -46,8 +46,8 @@ class Comparison:
 
     `table` has a row per variant, the best first; `difference`, its interval and `verdict` are against the best, and BETTER says
     that the best one is better than the variant of that row. Where the plan names a reference, they are against that, and BETTER says that
-    the variant of the row is better than it. `pairs` has the pairs that were tested, `settings` every tuned setting, and `layout` what the
-    tests are made of: the losses of each variant's best setting by seed; None where no variant has one.
+    the variant of the row is better than it; `tested_against` names either. `pairs` has the pairs that were tested, `settings` every tuned
+    setting, and `layout` what the tests are made of: the losses of each variant's best setting by seed; None where no variant has one.
     """
 
     question: str
@@ -157,7 +157,8 @@ def _tested(
         tests = tests.join(by_seed(layout, standard), how="outer")
     tests = tests.reindex(columns=[*_TESTS, *BY_SEED])  # all there, though nothing may be known
     ratio = compute_ratio(table["mean"], table["variant"] == standard, exponent)
-    return table.join(tests, on="variant").assign(compute_ratio=ratio if source.metric == LOSS else np.nan)  # a law of losses alone
+    tested = table.join(tests, on="variant").assign(compute_ratio=ratio if source.metric == LOSS else np.nan)  # a law of losses alone
+    return tested.assign(tested_against=pd.Series(standard, index=tested.index, dtype="string").where(tested["difference"].notna()))
 
 
 # --------------------------------------------------------------------------------------------------------------------- the table

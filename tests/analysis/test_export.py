@@ -59,6 +59,16 @@ def test_csv_has_the_full_numbers_and_no_formulas(comparison: Comparison) -> Non
     assert next(csv.DictReader(io.StringIO(export_table(hostile(), "results", "csv").decode())))["variant"].startswith("'=")
 
 
+def test_a_table_says_what_its_differences_are_to(folder: Path, tmp_path: Path) -> None:
+    compare_experiments(folder, tmp_path)
+    written = csv.DictReader(io.StringIO((tmp_path / "comparison.csv").read_text()))
+    assert [row["tested_against"] for row in written] == ["", "num_layers=1", "num_layers=1"]
+    rows = [{"variant": name, "seed": seed, "val_loss": loss + 0.01 * seed} for name, loss in (("a", 3.0), ("b", 3.5)) for seed in range(3)]
+    table = compare_experiments(pd.DataFrame(rows), reference="b").table.set_index("variant")
+    assert table["tested_against"].dropna().to_dict() == {"a": "b"}
+    assert table.loc["a", "difference"] == pytest.approx(-0.5)
+
+
 @pytest.mark.parametrize("which", ["results", "curves"])
 def test_parquet_is_the_sweeps_own_file_with_units_and_meanings(folder: Path, comparison: Comparison, which: Any) -> None:
     read.collect(folder)
