@@ -327,7 +327,8 @@ def _split(plan: Plan, trials: list[Trial], folder: Path, slots: int) -> list[Tr
     if is_compared_while_it_trains or any((folder / TRIALS_FOLDER / trial.id).exists() for trial in trials):
         return trials
     parts = split(trials, slots, plan.corpus_id)
-    kept = [trial for trial in plan.trials if trial not in trials]
+    split_ids = {trial.id for trial in trials}
+    kept = [trial for trial in plan.trials if trial.id not in split_ids]
     plan.model_copy(update={"trials": tuple(longest_first([*kept, *parts]))}).save(folder / PLAN_FILE)
     return parts
 

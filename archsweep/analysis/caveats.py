@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
 from archsweep.analysis import trend
 from archsweep.analysis.detect import detectable_effect
-from archsweep.analysis.tuning import FEWEST_TO_SPLIT, choosing_seeds
+from archsweep.analysis.tuning import FEWEST_TO_SPLIT, choosing_seeds, is_tuned, tested_at
 from archsweep.analysis.verdicts import BETTER, BETTER_BUT_SMALL, WORSE, WORSE_BUT_SMALL, at_edge, off_budget
 from archsweep.analysis.words import amount, decimals, names, variants_text, words
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from archsweep.analysis.source import BudgetRule, Source
     from archsweep.analysis.statistics import Family, Layout
 
@@ -53,9 +53,11 @@ def _incomplete(source: Source) -> list[str]:
     """Replicas that failed or diverged, and refused variants, each counted: no loss is missing silently."""
     statuses, found = source.results["status"], []
     counts = [f"{(statuses == status).sum()} {status}" for status in ("failed", "diverged") if (statuses == status).any()]
-    stopped = source.results[statuses == "stopped"].drop_duplicates("trial_id")
+    stopped = source.results[statuses == "stopped"].drop_duplicates("variant")
     if len(stopped):
-        shown = "; ".join(f"{row.variant} at step {row.step}" for row in stopped.head(4).itertuples())
+        shown = "; ".join(
+            f"{row.variant} at step {row.step}" if pd.notna(row.step) else row.variant for row in stopped.head(4).itertuples()
+        )
         more = f"; and {len(stopped) - 4} more" if len(stopped) > 4 else ""
         which = f"{variants_text(len(stopped), verb='')}: {shown}{more}"
         found.append(f"{source.early_stopping or 'Early stopping'} stopped {which}. No verdict counts them.")
@@ -101,16 +103,16 @@ def _untuned(ranked: pd.DataFrame) -> str:
     untuned = ranked[ranked["learning_rate_edge"] == "not tuned"]
     if len(ranked) < 2 or untuned.empty:
         return ""
-    whose = "The learning rate was" if len(untuned) == len(ranked) else f"The learning rate of {variants_text(len(untuned), verb='')}was"
+    whose = "The learning rate was" if len(untuned) == len(ranked) else f"The learning rate of {variants_text(len(untuned), verb='')} was"
     return f"{whose} not tuned: a difference may be one of learning rates, not of architectures."
 
 
 def _tuned_on_test_seeds(source: Source, tried: pd.DataFrame) -> str:
-    if tried.groupby("variant").size().max() < 2 or choosing_seeds(source.results):
+    if not is_tuned(tried) or choosing_seeds(source.results):
         return ""
     return (
         "Each variant's setting was chosen on the same seeds that the test uses, which makes its loss look slightly better than it is; "
-        f"from {FEWEST_TO_SPLIT} seeds on some only choose."
+        f"from {FEWEST_TO_SPLIT} seeds on that all settings share, some only choose."
     )
 
 
@@ -163,8 +165,9 @@ def _moving(source: Source, ranked: pd.DataFrame) -> list[str]:
     decided = ranked[ranked["verdict"].isin([BETTER, BETTER_BUT_SMALL, WORSE, WORSE_BUT_SMALL])]["variant"]
     if decided.empty:
         return []
+    curves = tested_at(source.curves, source.results, ranked)
     leader = source.reference or ranked["variant"].iloc[0]
-    crossed, closing = (decided[decided.isin(found)] for found in trend.moving(source.curves, ranked, leader))
+    crossed, closing = (decided[decided.isin(found)] for found in trend.moving(curves, leader))
     found = []
     if len(crossed):
         found.append(f"Curves still cross: in the last half of training, the order against {leader} has changed for {names(crossed)}.")
@@ -180,7 +183,10 @@ def _detectable(layout: Layout | None, family: Family) -> str:
         return ""
     if not layout.degrees:
         return "One seed for each variant shows no spread, so nothing can be tested: repeat with at least 3 seeds."
-    variants = len(layout.means)
+    counts, variants = layout.losses.count(axis=1), len(layout.means)
+    if layout.seeds < 2:
+        single = names(counts.index[counts == 1].to_series())
+        return f"How small a difference would be found is not known for a single seed: repeat {single} with at least 3 seeds."
     smallest = detectable_effect(layout.seeds, variants, family.strictest(variants), family) * layout.error * 2**0.5
     return (
         f"With {layout.seeds} seeds and {variants} variants, a difference must be about {decimals(smallest, smallest)} nats/token "

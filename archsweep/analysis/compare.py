@@ -19,19 +19,22 @@ from archsweep.analysis.scaling import compute_exponent
 from archsweep.analysis.sentence import search_sentence, sentence
 from archsweep.analysis.source import Given, Source, read_source
 from archsweep.analysis.statistics import ALL_PAIRS, REFERENCE, Family, Layout, all_against, all_pairs, fit_layout
+from archsweep.analysis.tables import safe_cells
 from archsweep.analysis.tuning import (
     at_common_rate,
     at_settings,
     best_settings,
-    choosing_seeds,
+    is_tuned,
     learning_rate_audit,
     losses_by_seed,
     sensitivity,
     settings,
+    with_tuned,
 )
-from archsweep.analysis.verdicts import REFERENCE_ITSELF, detectable, seeds_to_find, verdicts, worst_status
-from archsweep.analysis.words import decimals, difference, loss, p_value, verdict_text
+from archsweep.analysis.verdicts import REFERENCE_ITSELF, detectable, seeds_to_find, verdict_text, verdicts, without_result
+from archsweep.analysis.words import decimals, difference, loss, p_value
 from archsweep.atomic import write_atomically
+from archsweep.errors import RecordError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +46,8 @@ class Comparison:
 
     `table` has a row per variant, the best first; `difference`, its interval and `verdict` are against the best, and BETTER says
     that the best one is better than the variant of that row. Where the plan names a reference, they are against that, and BETTER says that
-    the variant of the row is better than it. `pairs` has the pairs that were tested, `settings` every tuned setting.
+    the variant of the row is better than it. `pairs` has the pairs that were tested, `settings` every tuned setting, and `layout` what the
+    tests are made of: the losses of each variant's best setting by seed; None where no variant has one.
     """
 
     question: str
@@ -52,6 +56,7 @@ class Comparison:
     caveats: tuple[str, ...]
     pairs: pd.DataFrame
     settings: pd.DataFrame
+    layout: Layout | None
     source: Source
     family: Family
     exponent: Exponent
@@ -87,7 +92,12 @@ def compare_experiments(
     Into `output_dir` go comparison.txt and comparison.csv.
     """
     roles = Roles(compare, tune, repeat, metric, mode)
-    comparison = source if isinstance(source, Comparison) else _compare(read_source(source, roles, reference, margin), exponent)
+    if not isinstance(source, Comparison):
+        comparison = _compare(read_source(source, roles, reference, margin), exponent)
+    elif (roles, reference, margin, exponent) == (Roles(), None, None, None):
+        comparison = source
+    else:
+        raise RecordError("A Comparison is made already, and takes no roles, reference, margin or exponent: compare its results again.")
     if output_dir is not None:
         write_atomically(Path(output_dir) / "comparison.txt", f"{comparison}\n")
         write_atomically(Path(output_dir) / "comparison.csv", safe_cells(comparison.table).to_csv(index=False))
@@ -100,29 +110,26 @@ def _compare(source: Source, exponent: Exponent | None) -> Comparison:
     family = REFERENCE if source.reference else ALL_PAIRS
     layout = fit_layout(losses_by_seed(source.results, best)) if len(best) else None
     pairs = _pairs(source, layout)
-    common_rate, at_common = at_common_rate(tried, best)
+    rate, at_common = at_common_rate(tried, best)
     table = pd.concat([_ranked(source, tried, best, at_common), _without_result(source, best)], ignore_index=True)
     exponent = exponent or (_own_exponent(table) if source.metric == LOSS else None) or KAPLAN
-    table = _tested(table, source, layout, pairs, exponent)
+    standard = source.reference or table["variant"].iloc[0]
+    table = _tested(table, source, layout, standard, pairs, exponent)
     table["verdict"] = verdicts(table, source.budgets, source.reference, source.margin)
-    table["seeds_needed"] = seeds_to_find(table, layout, family, tuned=bool(choosing_seeds(source.results)) or _is_tuned(tried))
-    table["detectable"] = detectable(table, layout, family)
+    table["seeds_needed"] = seeds_to_find(table, layout, standard, family, is_tuned(tried))
+    table["detectable"] = detectable(table, layout, standard, family)
     so_far = "So far: " if (source.results["status"] == "unfinished").any() else ""
     verdict = search_sentence(source.search, table) if source.search else sentence(table, source, exponent)
     limits = tuple(named(caveat, source) for caveat in caveats(source, tried, table, layout, family))
     at_once = omnibus(layout) if layout else Omnibus(float("nan"), float("nan"))
     return Comparison(
-        source.question, named(so_far + verdict, source), table, limits, pairs, tried, source, family, exponent, at_once, common_rate
+        source.question, named(so_far + verdict, source), table, limits, pairs, tried, layout, source, family, exponent, at_once, rate
     )
 
 
 def _own_exponent(table: pd.DataFrame) -> Exponent | None:
     alpha = compute_exponent(table)
     return Exponent(alpha, "the sweep's own scaling law") if alpha else None
-
-
-def _is_tuned(tried: pd.DataFrame) -> bool:
-    return bool(tried.groupby("variant").size().max() > 1)
 
 
 # --------------------------------------------------------------------------------------------------------------------- the tests
@@ -140,9 +147,10 @@ def _pairs(source: Source, layout: Layout | None) -> pd.DataFrame:
 _TESTS = ["difference", "error", "low", "high", "holm_p", "equivalence_p"]
 
 
-def _tested(table: pd.DataFrame, source: Source, layout: Layout | None, pairs: pd.DataFrame, exponent: Exponent) -> pd.DataFrame:
-    """The table with each variant's difference to the best, or to the reference, and what speaks for it."""
-    standard = source.reference or table["variant"].iloc[0]
+def _tested(
+    table: pd.DataFrame, source: Source, layout: Layout | None, standard: str, pairs: pd.DataFrame, exponent: Exponent
+) -> pd.DataFrame:
+    """The table with each variant's difference to `standard`, the best or the reference, and what speaks for it."""
     against = pairs[pairs["first"] == standard] if source.reference else pairs.head(max(0, len(layout.means) - 1) if layout else 0)
     tests = against.set_index("second")[_TESTS].astype(float)
     if layout is not None and standard in layout.means.index:
@@ -204,9 +212,8 @@ def _without_result(source: Source, best: pd.DataFrame) -> pd.DataFrame:
     others = source.results[~source.results["variant"].isin(best["variant"])]
     compared = [name for name in source.compare if name != "variant"]
     rows = others[["variant", *compared, *_SIZES]].drop_duplicates("variant")
-    statuses = dict(list(others.groupby("variant", sort=False)["status"]))
-    worst = [worst_status(statuses[variant]) for variant in rows["variant"]]
-    return rows.assign(n=0, learning_rate_edge="", verdict=pd.array(worst, dtype="string"))
+    why = without_result(with_tuned(others)).reindex(rows["variant"])
+    return rows.assign(n=0, learning_rate_edge="", verdict=pd.array(why.to_numpy(), dtype="string"))
 
 
 def _plain_table(table: pd.DataFrame) -> str:
@@ -227,13 +234,3 @@ def _plain_table(table: pd.DataFrame) -> str:
         }
     )
     return str(shown.to_string(index=False))
-
-
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet takes for one
-
-
-def safe_cells(table: pd.DataFrame) -> pd.DataFrame:
-    """Texts that a spreadsheet would run as a formula, quoted."""
-    texts = table.select_dtypes(include=["string", "str", "object"]).columns
-    quoted = {name: [f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell for cell in table[name]] for name in texts}
-    return table.assign(**quoted)

@@ -13,9 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from archsweep.analysis import plots
-from archsweep.analysis.search import non_dominated
-from archsweep.analysis.statistics import fit_layout
-from archsweep.analysis.tuning import best_settings, losses_by_seed
+from archsweep.analysis.search import decode_latency, non_dominated
 
 if TYPE_CHECKING:
     from archsweep.analysis.compare import Comparison
@@ -51,10 +49,9 @@ def costs(comparison: Comparison) -> pd.DataFrame:
     """
     table = comparison.table[comparison.table["mean"].notna()]
     found = table[["variant", "mean", "flops", "train_seconds", "parameters"]].copy()
-    rows = comparison.source.results.groupby("variant")[["peak_memory_bytes", "decode_tokens_per_second"]]
-    measured = rows.agg({"peak_memory_bytes": "max", "decode_tokens_per_second": "min"}).reindex(found["variant"])
-    found["peak_memory_bytes"] = measured["peak_memory_bytes"].to_numpy()
-    found["decode_latency"] = (1 / measured["decode_tokens_per_second"]).to_numpy()
+    results = comparison.source.results
+    found["peak_memory_bytes"] = results.groupby("variant")["peak_memory_bytes"].max().reindex(found["variant"]).to_numpy()
+    found["decode_latency"] = decode_latency(results).reindex(found["variant"]).to_numpy()
     found["half_width"] = _half_widths(comparison, found["variant"])
     numbers = {name: found[name].to_numpy(dtype=float, na_value=np.nan) for name in found.columns.drop("variant")}
     return pd.DataFrame(
@@ -119,7 +116,6 @@ def _panel(axes: mpl.axes.Axes, found: pd.DataFrame, cost: Cost) -> None:
 
 
 def _half_widths(comparison: Comparison, variants: pd.Series) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    if variants.empty:
+    if comparison.layout is None:
         return np.empty(0)
-    layout = fit_layout(losses_by_seed(comparison.source.results, best_settings(comparison.settings)))
-    return np.asarray(layout.half_widths.reindex(variants).to_numpy(dtype=float, na_value=np.nan))
+    return np.asarray(comparison.layout.half_widths.reindex(variants).to_numpy(dtype=float, na_value=np.nan))

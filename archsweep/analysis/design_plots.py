@@ -63,8 +63,9 @@ def plot_loss_increase(comparison: Comparison) -> Figure:
     known = comparison.table[comparison.table["mean"].notna()]
     table, standard = known.sort_values(name), standard_of(known)
     x, of = table[name].to_numpy(dtype=float), float(standard["mean"])
-    increase = 100 * (table["mean"].to_numpy(dtype=float) / of - 1)
-    low, high = (100 * table[column].to_numpy(dtype=float, na_value=np.nan) / of for column in ("low", "high"))
+    one_percent = abs(of) / 100  # of a negated metric too, which is the worse the farther it lies above
+    increase = (table["mean"].to_numpy(dtype=float) - of) / one_percent
+    low, high = (table[column].to_numpy(dtype=float, na_value=np.nan) / one_percent for column in ("low", "high"))
     itself = (table["variant"] == standard["variant"]).to_numpy(dtype=bool)
     with panels(6.4, 4.0) as (figure, (axes,)):
         axes.axhline(0, color=INK, linewidth=1)
@@ -171,11 +172,11 @@ def _groups(fit: Fit) -> list[tuple[str, Any, float]]:
     points = fit.points
     if points.one_length:
         return [("", np.arange(len(points.sizes)), 0.0)]
-    budgets = scaling.alike(points.flops, scaling.SAME_FLOPS)
+    budgets = scaling.alike(points.flops, scaling.SAME_FLOPS) if np.isfinite(points.flops).all() else []
     lengths = scaling.alike(points.tokens, scaling.SAME)
-    if len(lengths) <= min(len(PALETTE), len(budgets)):
+    if len(lengths) <= min(len(PALETTE), len(budgets) or len(PALETTE)):
         return [(si(float(np.median(points.tokens[rows]))), rows, 0.0) for rows in lengths]
-    if len(budgets) <= len(PALETTE):
+    if 0 < len(budgets) <= len(PALETTE):
         flops = [float(np.median(points.flops[rows])) for rows in budgets]
         return [(f"{si(budget)} FLOPs", rows, budget) for budget, rows in zip(flops, budgets, strict=True)]
     return []

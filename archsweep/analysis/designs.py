@@ -10,11 +10,11 @@ import numpy as np
 from archsweep.analysis import design_plots, plots, search, search_plots
 from archsweep.analysis.factorial import Effects, effects
 from archsweep.analysis.illustrations import Illustration
+from archsweep.analysis.metric import LOSS
 from archsweep.analysis.picks import Pick, picks
 from archsweep.analysis.scaling import DRAWS, Fit, Scaling, optima, scaling
-from archsweep.analysis.statistics import fit_layout
+from archsweep.analysis.statistics import ALPHA
 from archsweep.analysis.tables import OBJECTIVES, Table
-from archsweep.analysis.tuning import best_settings, losses_by_seed
 from archsweep.analysis.words import MINUS, decimals, loss, number, p_value, plural, si, text, words
 
 if TYPE_CHECKING:
@@ -50,7 +50,6 @@ class Section:
 
 def read_designs(comparison: Comparison, found: search.Found | None) -> Designs:
     ranked = comparison.table[comparison.table["mean"].notna()]
-    layout = fit_layout(losses_by_seed(comparison.source.results, best_settings(comparison.settings))) if len(ranked) else None
     many = found is None and len(comparison.source.compare) > 2
     importances = found.importances if found else search.importances(ranked, comparison.source.compare) if many else {}
     return Designs(
@@ -58,7 +57,7 @@ def read_designs(comparison: Comparison, found: search.Found | None) -> Designs:
         effects(comparison) if 2 < len(ranked) <= MOST_CROSSED else None,
         importances,
         picks(comparison, found),
-        scaling(comparison.table, layout),
+        scaling(comparison.table, comparison.layout) if comparison.source.metric == LOSS else None,  # the laws are of losses
     )
 
 
@@ -133,8 +132,8 @@ def _effects_section(found: Effects | None) -> list[Section]:
 def _effects_sentence(found: Effects) -> str:
     if not found.degrees:
         return "One seed for each variant leaves no error to test effects against: repeat with at least 3 seeds."
-    shown = [CROSSED.join(map(words, row["terms"])) for _, row in found.table.iterrows() if row["holm_p"] < 0.05]
-    hidden = [CROSSED.join(map(words, row["terms"])) for _, row in found.table.iterrows() if not row["holm_p"] < 0.05]
+    shown = [CROSSED.join(map(words, row["terms"])) for _, row in found.table.iterrows() if row["holm_p"] < ALPHA]
+    hidden = [CROSSED.join(map(words, row["terms"])) for _, row in found.table.iterrows() if not row["holm_p"] < ALPHA]
     parts = [f"Shown to have an effect: {', '.join(shown)}." if shown else "No effect is shown."]
     parts += [f"Not shown: {', '.join(hidden)}; which is not the same as absent."] if hidden and shown else []
     if any(CROSSED in name for name in shown):
@@ -226,7 +225,7 @@ def _law_sentence(fit: Fit) -> str:
 def _misfits(found: Scaling) -> list[str]:
     """What speaks against a law: sizes that leave its exponents open, and points that it misses by more than their seeds spread."""
     open_ones = [words(fit.convention) for fit in found.fits if not fit.law.is_determined]
-    missed = [words(fit.convention) for fit in found.fits if fit.lack_of_fit < 0.05]
+    missed = [words(fit.convention) for fit in found.fits if fit.lack_of_fit < ALPHA]
     told = (
         [f"Counted as {' or '.join(open_ones)} the points do not determine the exponents: they end where the search ends."]
         if open_ones

@@ -39,7 +39,7 @@ def power(effect: npt.ArrayLike, seeds: npt.ArrayLike, variants: int = 2, alpha:
     return np.asarray(np.where(counts < 2, 0.0, chance.mean(axis=-1)))
 
 
-def detectable_effect(seeds: int, variants: int = 2, alpha: float = ALPHA, family: Family = ALL_PAIRS) -> float:
+def detectable_effect(seeds: float, variants: int = 2, alpha: float = ALPHA, family: Family = ALL_PAIRS) -> float:
     """The smallest effect that is found four times out of five, in standard deviations of the paired difference; inf for one seed."""
     if seeds < 2:
         return float("inf")

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from io import BytesIO
 from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 
 from archsweep.analysis import tables
-from archsweep.analysis.compare import safe_cells
 from archsweep.analysis.metric import named
-from archsweep.analysis.report import markdown_table
-from archsweep.analysis.tables import Table
+from archsweep.analysis.tables import Table, markdown_table, safe_cells
 from archsweep.analysis.words import NONE, text
 from archsweep.records import read
 from archsweep.records.schema import CURVES, RESULTS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from archsweep.analysis.compare import Comparison
 
 Format = Literal["csv", "parquet", "latex", "markdown"]
@@ -31,9 +33,15 @@ def export_table(comparison: Comparison, which: Which, form: Format) -> bytes:
     if form == "parquet":
         return _parquet(comparison, which)
     printed = _printed(comparison, which)
+    name, caption = partial(named, source=comparison.source), _caption(comparison, which)
     if form == "latex":
-        return named(_latex(printed, _caption(comparison, which), f"tab:{comparison.source.name}-{which}"), comparison.source).encode()
-    return named(f"{markdown_table(printed)}\n{_caption(comparison, which)}\n", comparison.source).encode()
+        return _latex(_named_table(printed, name), name(caption), f"tab:{comparison.source.name}-{which}").encode()
+    return f"{markdown_table(printed, name)}\n{name(caption)}\n".encode()
+
+
+def _named_table(table: Table, name: Callable[[str], str]) -> Table:
+    """The table with the metric's own name in it: before LaTeX's signs are taken from it, so that those in the name are too."""
+    return replace(table, header=tuple(map(name, table.header)), rows=[tuple(map(name, row)) for row in table.rows])
 
 
 def _frame(comparison: Comparison, which: Which) -> pd.DataFrame:
@@ -54,7 +62,8 @@ def _parquet(comparison: Comparison, which: Which) -> bytes:
 def _printed(comparison: Comparison, which: Which) -> Table:
     if which == "ranking":
         return tables.ranking(comparison)
-    frame = _frame(comparison, which).dropna(axis="columns", how="all")
+    frame = _frame(comparison, which)
+    frame = frame if frame.empty else frame.dropna(axis="columns", how="all")  # an empty one keeps its header
     numeric = {index for index, name in enumerate(frame) if pd.api.types.is_numeric_dtype(frame[name])}
     rows = [tuple(map(text, row)) for row in frame.itertuples(index=False, name=None)]
     return Table(tuple(frame.columns), rows, frozenset(numeric))

@@ -11,8 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from archsweep.analysis.statistics import ALPHA, fit_layout, holm
-from archsweep.analysis.tuning import best_settings, losses_by_seed
+from archsweep.analysis.statistics import ALPHA, holm
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,14 +44,13 @@ class Effects:
 
 def effects(comparison: Comparison) -> Effects | None:
     """The effects of two to four crossed dimensions; None for a search, and where the crossing has too many holes to tell effects apart."""
-    source, ranked = comparison.source, comparison.table[comparison.table["mean"].notna()]
+    source, layout, ranked = comparison.source, comparison.layout, comparison.table[comparison.table["mean"].notna()]
     dimensions = tuple(name for name in source.compare if name != "variant" and ranked[name].nunique() > 1)
-    if source.search is not None or not 2 <= len(dimensions) <= MOST_DIMENSIONS:
+    if layout is None or source.search is not None or not 2 <= len(dimensions) <= MOST_DIMENSIONS:
         return None
     cells = pd.DataFrame({name: ranked[name].to_numpy() for name in dimensions})
     cells["mean"] = ranked["mean"].to_numpy(dtype=float)
     empty = int(np.prod([cells[name].nunique() for name in dimensions])) - len(cells.drop_duplicates(list(dimensions)))
-    layout = fit_layout(losses_by_seed(source.results, best_settings(comparison.settings)))
     data = _data(cells, dimensions, layout)
     blocks = ["C(seed)"] if layout.paired and layout.seeds > 1 else []
     additive = _fit(data, [*(f"C({name})" for name in _names(dimensions)), *blocks])

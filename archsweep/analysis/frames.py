@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from math import isfinite
 from numbers import Real
-from typing import Any, Literal, NamedTuple, Protocol, TypedDict, get_args, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypedDict, get_args, runtime_checkable
 
 import pandas as pd
 
@@ -15,6 +15,9 @@ from archsweep.config import TUNABLE, label
 from archsweep.errors import RecordError, nearest
 from archsweep.records import read
 from archsweep.records.schema import RESULTS, Column, Status
+
+if TYPE_CHECKING:
+    from archsweep.analysis.compute import Exponent
 
 CONFIG_PREFIX = "config/"  # of a trial's parameters in Tune's dataframes
 Row = dict[str, Any]
@@ -47,13 +50,16 @@ class Roles(NamedTuple):
 
 
 class RoleNames(TypedDict, total=False):
-    """Roles as keywords."""
+    """The keywords of compare_experiments: the roles, and how results without a plan are tested."""
 
     compare: Sequence[str] | None
     tune: Sequence[str] | None
     repeat: str | None
     metric: str | None
     mode: Literal["min", "max"]
+    reference: str | None
+    margin: float | None
+    exponent: Exponent | None
 
 
 class Framed(NamedTuple):
@@ -107,6 +113,7 @@ def read_frame(given: pd.DataFrame, roles: Roles) -> Framed:
     found = [_result(row, columns, roles.mode, _last_iteration(given)) for row in rows]
     _set_seeds(found, rows, columns)
     results = pd.DataFrame({column.name: _typed(found, column) for column in RESULTS})
+    results["trial_id"] = results["trial_id"].fillna(_row_names(len(results)))
     results["tuned"] = pd.array([row["tuned"] for row in found], dtype="string")
     own = {name: pd.Series([row[column] for row in rows]) for name, column in columns.compare.items() if name not in results}
     results = results.assign(**own)
@@ -243,6 +250,11 @@ def _last_iteration(given: pd.DataFrame) -> int | None:
     return int(max(lengths)) if len(lengths) else None
 
 
+def _row_names(count: int) -> pd.Series:
+    """What a row without a trial's name is called: otherwise all of these would pass for one trial."""
+    return pd.Series([f"row {number}" for number in range(1, count + 1)], dtype="string")
+
+
 def _set_seeds(found: list[Row], rows: list[Row], columns: _Columns) -> None:
     """Whole numbers stay as they are, other repetitions are numbered; where no column pairs them, each row is one by itself."""
     values = [row[columns.repeat] if columns.repeat else number for number, row in enumerate(rows)]
@@ -284,7 +296,7 @@ def _without_role(given: pd.DataFrame, columns: _Columns) -> list[str]:
 def _notes(given: pd.DataFrame, columns: _Columns, mode: str) -> tuple[str, ...]:
     notes = []
     if mode == "max":
-        notes.append(f"A large {columns.metric} is good: its negative is what is compared here, and small as for a loss is best.")
+        notes.append("A large number is good here: its negative is what is compared, and small as for a loss is best.")
     if varying := _without_role(given, columns):
         notes.append(f"{', '.join(varying)} varied between trials without a role here, so differences may be due to that.")
     if columns.repeat is None:

@@ -66,9 +66,10 @@ def illustrations(comparison: Comparison) -> Iterator[Illustration]:
             f"Framed: the lowest; dashed: equivalent to {standard}; dotted: not decided."
         )
         yield Illustration("heat_map", title, caption, plots.plot_heat_map(comparison))
-    if (comparison.settings.groupby("variant")["learning_rate"].nunique() > 1).any():
+    if count and (comparison.settings.groupby("variant")["learning_rate"].nunique() > 1).any():
         caption = (
-            "A point per seed, a line through the means, the best rate as a large hollow mark: at an end of its line it is at the edge."
+            "A point per tested seed at each rate's best weight decay, a line through the means, the best rate as a large hollow mark. "
+            "A rate at which a seed is missing or diverged has no point."
         )
         yield Illustration("learning_rates", "Loss against learning rate", caption + best, plots.plot_learning_rates(comparison))
     if count and source.curves["val_loss"].notna().any():

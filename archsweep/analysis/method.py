@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from archsweep.analysis.checks import FEWEST_FOR_BOOTSTRAP, FEWEST_FOR_SIGNS
-from archsweep.analysis.tuning import FEWEST_TO_SPLIT, choosing_seeds
+from archsweep.analysis.tuning import FEWEST_TO_SPLIT, choosing_seeds, is_tuned
 from archsweep.analysis.verdicts import LR_CONFOUNDED
 from archsweep.analysis.words import duration, p_value, percent, plural
 from archsweep.config import TRAINER_VERSION, ExperimentConfig
@@ -85,6 +85,9 @@ def method(comparison: Comparison) -> list[str]:
 
 
 def _tuning(comparison: Comparison) -> str:
+    counts = "a setting counts only where all its seeds finished with a finite loss."
+    if not is_tuned(comparison.settings):
+        return f"Each variant has one setting, and {counts}"
     seeds = comparison.source.results["seed"].nunique()
     split = len(choosing_seeds(comparison.source.results))
     chosen = (
@@ -94,22 +97,36 @@ def _tuning(comparison: Comparison) -> str:
         else "Each variant is taken at the tuned setting with the lowest mean validation loss over seeds"
     )
     return (
-        f"{chosen}; a setting counts only where all its seeds finished with a finite loss. From {FEWEST_TO_SPLIT} seeds on a third of "
-        "them only choose. Where the best learning rate is the lowest or highest that was tried, a better one may lie beyond, and the "
+        f"{chosen}; {counts} From {FEWEST_TO_SPLIT} seeds on that all settings share, a third of them only choose. "
+        "Where the best learning rate is the lowest or highest that was tried, a better one may lie beyond, and the "
         f"verdict is {LR_CONFOUNDED}. Sensitivity to the learning rate is the mean of the losses at all rates, none counted above that "
         "before training, minus the lowest (Wortsman et al. 2023)."
     )
 
 
 def _layout(comparison: Comparison) -> str:
+    if comparison.layout is None:
+        return "No variant has a setting that counts, so nothing is tested."
+    share, most = comparison.family.share, comparison.family.most
+    how = _PAIRED if comparison.layout.paired else _UNPAIRED
+    if comparison.layout.paired and comparison.source.results["betas"].notna().all():  # of our own trainer, whose seeds do so
+        how = f"A seed fixes initialisation and the order of the data. {how}"
     return (
-        "A seed fixes initialisation and the order of the data, so variants are compared seed by seed, in the two-way layout "
-        "loss ~ variant + seed with the residual error pooled over all variants; where a pair's own seeds spread wider than that, its own "
-        "spread is used. With two variants this is the paired t-test. Since variants may be unequally noisy, a test has its pair's own "
-        f"degrees of freedom, and {comparison.family.share:.2g} of them for each further variant, {comparison.family.most:g} times its own "
-        "at most: in simulation the most that keeps wrong verdicts to 5 % of sweeps. Intervals are 95 % intervals of one difference, not "
-        "corrected for their number."
+        f"{how} Since variants may be unequally noisy, a test has its pair's own degrees of freedom{_OWN[comparison.layout.paired]}, and "
+        f"{share:.2g} of them for each further variant, {most:g} times its own at most: in simulation the most that keeps wrong verdicts "
+        "to 5 % of sweeps. Intervals are 95 % intervals of one difference, not corrected for their number."
     )
+
+
+_PAIRED = (
+    "Variants are compared seed by seed, in the two-way layout loss ~ variant + seed with the residual error pooled over all variants; "
+    "where a pair's own seeds spread wider than that, its own spread is used. With two variants this is the paired t-test."
+)
+_UNPAIRED = (
+    "The variants do not share their seeds, so their means are compared, with the spread between seeds pooled over all variants as the "
+    "error; where a pair's own seeds spread wider than that, its own spread is used."
+)
+_OWN = {True: "", False: " (Welch 1947)"}  # by whether seeds are shared
 
 
 def _multiplicity(comparison: Comparison, tests: int) -> str:
@@ -130,11 +147,13 @@ def _multiplicity(comparison: Comparison, tests: int) -> str:
 
 def _beside(comparison: Comparison) -> list[str]:
     """What the verdict's test is held against: without the layout's assumptions, and all variants at once."""
-    checks = [
-        f"A factor of compute is (loss / loss)^(1 / {comparison.exponent.alpha:.3g}), by {comparison.exponent.source}.",
+    checks = [f"A factor of compute is (loss / loss)^(1 / {comparison.exponent.alpha:.3g}), by {comparison.exponent.source}."]
+    if comparison.layout is not None and not comparison.layout.paired:
+        return checks  # the other two look at differences seed by seed
+    checks.append(
         "Beside the test stand the pair's own seeds alone: the part of them at which one is better, and a 95 % interval of their mean "
-        f"difference (BCa bootstrap from {FEWEST_FOR_BOOTSTRAP} seeds on, Student's below).",
-    ]
+        f"difference (BCa bootstrap from {FEWEST_FOR_BOOTSTRAP} seeds on, Student's below)."
+    )
     signs = comparison.table["signs_p"].min() if "signs_p" in comparison.table else float("nan")
     if pd.notna(signs):
         checks.append(f"Flipping the signs of the differences, which supposes no distribution, gives p = {p_value(signs)} at the least.")

@@ -14,13 +14,18 @@ LOSS, UNIT = "validation loss", "nats/token"  # as Source.metric and Source.unit
 
 
 def named(text: str, source: Source) -> str:
-    """The text with the metric and unit of `source` where it says validation loss and nats/token."""
+    """The text with the metric and unit of `source` where it says validation loss and nats/token; a text that is named stays as it is."""
     if (source.metric, source.unit) == (LOSS, UNIT):
         return text
     after = f" {source.unit}" if source.unit else ""
     bracketed = f" ({source.unit})" if source.unit else ""
     text = text.replace(f" ({UNIT})", bracketed).replace(f" {UNIT}", after)
-    return re.sub(r"\b(validation loss|val[_ ]loss)\b", lambda _: source.metric, text)
+    own = {source.metric, source.metric.removeprefix("negative ")} - _LOSSES  # which may have our words in them
+    longest_first = "|".join(map(re.escape, sorted(own | _LOSSES, key=len, reverse=True)))
+    return re.sub(rf"(?<!\w)({longest_first})(?!\w)", lambda found: found[0] if found[0] in own else source.metric, text)
+
+
+_LOSSES = {LOSS, "val_loss", "val loss"}  # as our texts say it
 
 
 def renamed(data: object, source: Source) -> object:

@@ -12,6 +12,7 @@ import hashlib
 import json
 from functools import cache
 from importlib.resources import files
+from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from markupsafe import Markup
@@ -56,8 +57,17 @@ def embedded(data: object) -> Markup:
 
 
 def rows_beyond(table: Table) -> list[list[Any]]:
-    """The rows that a page's HTML leaves to its script: a text for each cell, or text and value where it is a number."""
-    return [[[str(cell), cell.value] if isinstance(cell, Number) else cell for cell in row] for row in table.rows[ROWS_SHOWN:]]
+    """The rows that a page's HTML leaves to its script: a text for each cell, or text and value where it is a number that JSON has."""
+    return [[_cell(cell) for cell in row] for row in table.rows[ROWS_SHOWN:]]
+
+
+def _cell(cell: str) -> str | list[Any]:
+    return [str(cell), cell.value] if isinstance(cell, Number) and isfinite(cell.value) else str(cell)
+
+
+def value(cell: Number) -> str:
+    """A number's value as the page's script reads it, for which "inf" is none."""
+    return str(float(cell.value)).replace("inf", "Infinity")
 
 
 def _hash(source: bytes) -> str:

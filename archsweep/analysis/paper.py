@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from archsweep.analysis.words import amount, plural, words
+from archsweep.analysis.words import amount, plural, variants_text, words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from archsweep.analysis.compare import Comparison
+    from archsweep.analysis.source import BudgetRule
 
 
 class Reference(NamedTuple):
@@ -32,7 +33,6 @@ REFERENCES = (
         "Bergstra et al. 2011",
         "Bergstra, J., Bardenet, R., Bengio, Y., Kégl, B.: Algorithms for hyper-parameter optimization. NeurIPS 2011.",
     ),
-    Reference("Bouthillier et al. 2021", "Bouthillier, X., et al.: Accounting for variance in machine learning benchmarks. MLSys 2021."),
     Reference(
         "Deb et al. 2002",
         "Deb, K., Pratap, A., Agarwal, S., Meyarivan, T.: A fast and elitist multiobjective genetic algorithm: NSGA-II. IEEE "
@@ -77,6 +77,10 @@ REFERENCES = (
         "Loshchilov, I., Hutter, F.: Decoupled weight decay regularization. ICLR 2019, arXiv:1711.05101.",
     ),
     Reference(
+        "Muennighoff et al. 2023",
+        "Muennighoff, N., et al.: Scaling data-constrained language models. NeurIPS 2023, arXiv:2305.16264.",
+    ),
+    Reference(
         "Radford et al. 2019",
         "Radford, A., Wu, J., Child, R., Luan, D., Amodei, D., Sutskever, I.: Language models are unsupervised multitask "
         "learners. OpenAI, 2019.",
@@ -88,15 +92,15 @@ REFERENCES = (
         "two one-sided tests",
     ),
     Reference(
-        "Vargha and Delaney 2000",
-        "Vargha, A., Delaney, H. D.: A critique and improvement of the CL common language effect size statistics of McGraw and "
-        "Wong. Journal of Educational and Behavioral Statistics 25(2), 101-132, 2000.",
-    ),
-    Reference(
         "Watanabe et al. 2023",
         "Watanabe, S., Bansal, A., Hutter, F.: PED-ANOVA: efficiently quantifying hyperparameter importance in arbitrary "
         "subspaces. IJCAI 2023, arXiv:2304.10255.",
         "PED-ANOVA",
+    ),
+    Reference(
+        "Welch 1947",
+        "Welch, B. L.: The generalization of 'Student's' problem when several different population variances are involved. "
+        "Biometrika 34(1-2), 28-35, 1947.",
     ),
     Reference(
         "Wortsman et al. 2023",
@@ -108,16 +112,19 @@ REFERENCES = (
 def setup(comparison: Comparison) -> str:
     """What was trained, as a paper's methods section says it; each part only where the records have it."""
     source = comparison.source
-    rows, folder = source.results, source.folder
-    counted = f"{plural(rows['variant'].nunique(), 'variant')} in {', '.join(source.compare)}"
+    counted = f"{plural(source.results['variant'].nunique(), 'variant')} in {', '.join(source.compare)}"
+    each = " and ".join(filter(None, (_rates(comparison), _seeds(comparison.settings))))
     parts = [
-        f"We compared {counted}, trained as {_family(rows)} with AdamW (Loshchilov and Hutter 2019), {_each(rows)}.",
-        _shared(comparison),
-        "Trials were scheduled by archsweep on Ray Tune (Liaw et al. 2018)." if folder else "",
+        f"We compared {', '.join(filter(None, (counted, _trained(source.results), each)))}.",
+        *_shared(comparison),
+        _SCHEDULED if source.folder else "",
         _searched(comparison),
         f"{source.early_stopping} stopped variants that were behind." if source.early_stopping else "",
     ]
     return " ".join(part for part in parts if part)
+
+
+_SCHEDULED = "Trials were run by archsweep, on Ray Tune (Liaw et al. 2018) or, with --serial, one after another."
 
 
 def references(paragraphs: Iterable[str]) -> list[str]:
@@ -126,27 +133,53 @@ def references(paragraphs: Iterable[str]) -> list[str]:
     return [work.entry for work in REFERENCES if work.cited in text or (work.word and work.word in text)]
 
 
-def _family(rows: pd.DataFrame) -> str:
+def _trained(rows: pd.DataFrame) -> str:
+    """The family of models and their optimizer, where every row says them: results that are not ours may be of anything."""
     families = sorted(rows["family"].dropna().unique())
-    return "GPT-2 language models (Radford et al. 2019)" if families in ([], ["gpt2"]) else f"{' and '.join(families)} language models"
+    known = bool(families) and bool(rows["family"].notna().all())
+    gpt2 = "GPT-2 language models (Radford et al. 2019)"
+    what = f"as {gpt2 if families == ['gpt2'] else f'{_enumerated(families)} language models'}" if known else ""
+    how = "with AdamW (Loshchilov and Hutter 2019)" if rows["betas"].notna().all() else ""  # whose decay rates these are
+    return f"trained {' '.join(filter(None, (what, how)))}" if what or how else ""
 
 
-def _each(rows: pd.DataFrame) -> str:
-    rates, seeds = sorted(rows["learning_rate"].dropna().unique()), rows["seed"].nunique()
-    tuned = f"at {plural(len(rates), 'peak learning rate')} ({', '.join(f'{rate:g}' for rate in rates)})" if rates else ""
-    return " and ".join(part for part in (tuned, f"with {plural(seeds, 'seed')} each") if part)
+def _rates(comparison: Comparison) -> str:
+    """The learning rates, which need not be the same for all variants; peaks where a schedule is known."""
+    tried, scheduler = comparison.settings, comparison.source.results["lr_scheduler_type"]
+    rates = sorted(tried["learning_rate"].dropna().unique())
+    if not rates:
+        return ""
+    counts = tried.groupby("variant")["learning_rate"].nunique()
+    own = "" if (counts == len(rates)).all() else f"{_between(counts)} of "
+    noun = "peak learning rate" if scheduler.notna().all() else "learning rate"
+    return f"at {own}{plural(len(rates), noun)} ({', '.join(f'{rate:g}' for rate in rates)})"
 
 
-def _shared(comparison: Comparison) -> str:
-    """The budget, the text and the batch, as far as all trials share them."""
+def _seeds(tried: pd.DataFrame) -> str:
+    """How many seeds a setting was planned with."""
+    fewest, most = int(tried["planned"].min()), int(tried["planned"].max())
+    return f"with {plural(most, 'seed')} each" if fewest == most else f"with {fewest} to {most} seeds each"
+
+
+def _between(counts: pd.Series) -> str:
+    fewest, most = int(counts.min()), int(counts.max())
+    return f"{most}" if fewest == most else f"{fewest} to {most}"
+
+
+def _shared(comparison: Comparison) -> list[str]:
+    """The budget, the text and the batch, as far as all trials share them, and the budgets of a part of the variants."""
     rows, budgets = comparison.source.results, comparison.source.budgets
     held = {name: rows[name].dropna().iloc[0] for name in _SHARED if rows[name].nunique() == 1 and rows[name].notna().all()}
-    kinds = {budget.kind for budget in budgets}
-    told = [f"{amount(budget.target)} {words(budget.kind)} (within {budget.tolerance:.1%})" for budget in budgets]
-    told += [f"{held[name]:,} {word}" for name, word in (("max_tokens", "training tokens"),) if name in held and "tokens" not in kinds]
+    told = [_budget(budget) for budget in budgets if budget.variants is None]
+    told += [f"{held['max_tokens']:,} training tokens"] if "max_tokens" in held and "tokens" not in {each.kind for each in budgets} else []
     told += [f"a context of {held['context_length']} tokens"] if "context_length" in held else []
     told += [f"the text {held['dataset']}"] if "dataset" in held else []
-    return f"All shared {_enumerated(told)}." if told else ""
+    some = [f"{variants_text(len(each.variants), verb='')} shared {_budget(each)}" for each in budgets if each.variants is not None]
+    return [f"{told_of}." for told_of in (f"All shared {_enumerated(told)}" if told else "", _enumerated(some) if some else "") if told_of]
+
+
+def _budget(budget: BudgetRule) -> str:
+    return f"{amount(budget.target)} {words(budget.kind)} (within {budget.tolerance:.1%})"
 
 
 _SHARED = ("max_tokens", "context_length", "dataset")

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from archsweep.analysis import search
-from archsweep.analysis.statistics import fit_layout
-from archsweep.analysis.tuning import best_settings, losses_by_seed
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -43,12 +41,11 @@ class Pick(NamedTuple):
 def picks(comparison: Comparison, found: search.Found | None) -> dict[str, list[Pick]]:
     """By each cost that can be limited, the rungs where the pick changes; empty for few variants, and where a limit changes nothing."""
     ranked = comparison.table[comparison.table["mean"].notna()]
-    if len(ranked) < FEWEST_VARIANTS:
+    if comparison.layout is None or len(ranked) < FEWEST_VARIANTS:
         return {}
     order = list(ranked["variant"])
     costs = [name for name in found.objectives if name != "val_loss"] if found else list(GRID_COSTS)
-    layout = fit_layout(losses_by_seed(comparison.source.results, best_settings(comparison.settings)))
-    told = ranked.assign(half_width=layout.half_widths.reindex(order).to_numpy())
+    told = ranked.assign(half_width=comparison.layout.half_widths.reindex(order).to_numpy())
     told = told.assign(**{name: search.objective(name, comparison, order) for name in costs}).set_index("variant")
     ladders = {name: _ladder_of(told, name, comparison.pairs) for name in costs if _is_choice(told[name].to_numpy(dtype=float))}
     return {name: rungs for name, rungs in ladders.items() if len(rungs) > 1}

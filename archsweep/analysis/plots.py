@@ -17,8 +17,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter, FuncFormatter, NullLocator
 
 from archsweep.analysis.compare import Comparison, compare_experiments
-from archsweep.analysis.statistics import fit_layout
-from archsweep.analysis.tuning import finished_loss, losses_by_seed
+from archsweep.analysis.tuning import best_by_rate, finished_loss, tested_at
 from archsweep.analysis.verdicts import (
     BEST,
     BETTER,
@@ -160,23 +159,26 @@ def plot_differences(source: Given | Comparison, path: str | Path | None = None)
 
 
 def plot_learning_rates(source: Given | Comparison, path: str | Path | None = None) -> Figure:
-    """Validation loss against learning rate: a line through each variant's means, a point per seed, its best rate ringed."""
+    """Validation loss against learning rate: a line through each variant's means, a point per tested seed, its best rate ringed.
+
+    Each rate at its best weight decay, and where that setting counts.
+    """
     comparison = compare_experiments(source)
     results = comparison.source.results
-    seeds = results.assign(loss=finished_loss(results)).dropna(subset=["loss", "learning_rate"]).astype({"learning_rate": float})
+    shown = best_by_rate(comparison.settings).astype({"learning_rate": float}).sort_values("learning_rate")
+    seeds = tested_at(results.assign(val_loss=finished_loss(results)), results, shown).astype({"learning_rate": float})
     best = comparison.table.set_index("variant")
     with _figure(6.4, 4.4 + _legend_height(comparison), path) as (figure, axes):
         for name, colour, marker, order in _series(comparison):
-            rows = seeds[seeds["variant"] == name]
-            means = rows.groupby("learning_rate")["loss"].mean()
+            rows, means = (table[table["variant"] == name] for table in (seeds, shown))
             label = name if order > 1 else "_grey"
-            axes.plot(rows["learning_rate"], rows["loss"], marker, color=colour, markersize=3.5, alpha=0.45, mew=0, zorder=order)
-            axes.plot(means.index, means, color=colour, linewidth=1.6, label=label, zorder=order)
+            axes.plot(rows["learning_rate"], rows["val_loss"], marker, color=colour, markersize=3.5, alpha=0.45, mew=0, zorder=order)
+            axes.plot(means["learning_rate"], means["mean"], color=colour, linewidth=1.6, label=label, zorder=order)
             if pd.notna(best.loc[name, "mean"]):
                 at, lowest = float(best.loc[name, "learning_rate"]), float(best.loc[name, "mean"])
                 axes.plot([at], [lowest], marker, markersize=9, mew=1.8, color=colour, markerfacecolor=PAPER, zorder=order + 20)
         axes.set_xscale("log")
-        axes.set_xticks(sorted(seeds["learning_rate"].unique()))
+        axes.set_xticks(sorted(shown["learning_rate"].unique()))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set(xlabel="peak learning rate (log scale)", ylabel="validation loss (nats/token)")
@@ -267,9 +269,9 @@ def settle(figure: Figure) -> None:
 
 
 def best_curves(comparison: Comparison) -> pd.DataFrame:
-    """The evaluations of every variant's best setting, numbered along the training."""
+    """The evaluations of every variant's best setting by the tested seeds, numbered along the training."""
     ranked = comparison.table[comparison.table["mean"].notna()]
-    curves = comparison.source.curves.merge(ranked[["variant", "learning_rate", "weight_decay"]].convert_dtypes(), how="inner")
+    curves = tested_at(comparison.source.curves, comparison.source.results, ranked)
     curves["evaluation"] = curves.groupby(["trial_id", "seed", "learning_rate", "weight_decay"]).cumcount() + 1
     curves = curves[["variant", "seed", "evaluation", "tokens", "val_loss"]].dropna(subset=["val_loss"])
     return curves.astype({"val_loss": float, "evaluation": int, **({"tokens": int} if curves["tokens"].notna().all() else {})})
@@ -347,10 +349,7 @@ def _tick(value: Any) -> Any:
 
 
 def _half_widths(comparison: Comparison) -> dict[Any, float]:
-    ranked = comparison.table[comparison.table["mean"].notna()]
-    if ranked.empty:
-        return {}
-    return dict(fit_layout(losses_by_seed(comparison.source.results, ranked)).half_widths)
+    return {} if comparison.layout is None else dict(comparison.layout.half_widths)
 
 
 _LOWEST = "the lowest"  # of all means, whatever its verdict

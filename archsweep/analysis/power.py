@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from archsweep.analysis.detect import detectable_effect, seeds_needed
+from archsweep.analysis.detect import MOST_SEEDS, detectable_effect, seeds_needed
 from archsweep.analysis.statistics import ALL_PAIRS, Family, fit_layout
 from archsweep.analysis.tuning import best_settings, choosing, losses_by_seed, seeds_for, settings
 from archsweep.errors import ArchsweepError
@@ -77,5 +77,5 @@ def power_of(
         return Power(found, None)
     enough = float(seeds_needed(wanted / spread.deviation, variants, alpha, family)[0])
     needed = 0 if np.isnan(enough) else seeds_for(int(enough)) if tuned else int(enough)
-    way_out = f"{needed} seeds would: --set repeat={needed}" if needed else "more than 1000 seeds would"
+    way_out = f"{needed} seeds would: --set repeat={needed}" if needed else f"more than {MOST_SEEDS} seeds would"
     return Power(found, f"too few seeds to find a difference of {wanted:.2g} nats/token: {way_out}.")

@@ -12,15 +12,14 @@ from markupsafe import Markup
 from archsweep.analysis import designs, method, page, paper, search, tables
 from archsweep.analysis.audits import audits
 from archsweep.analysis.compare import Comparison, compare_experiments
-from archsweep.analysis.illustrations import illustrations, search_illustrations
+from archsweep.analysis.illustrations import FIGURES, illustrations, search_illustrations
 from archsweep.analysis.metric import named, rename_axes, renamed
 from archsweep.analysis.verdicts import BEST, BETTER, REFERENCE_ITSELF, UNDECIDED, WORSE
 from archsweep.analysis.words import Number, amount, plural, tag, variants_text, words
 from archsweep.atomic import write_atomically
+from archsweep.records.schema import RESULTS_FILE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from archsweep.analysis.frames import RoleNames
     from archsweep.analysis.source import Given, Source
 
@@ -31,7 +30,7 @@ def generate_summary_report(source: Given | Comparison, output_dir: str | Path |
     """Write report.html, report.md and figures/*.{png,pdf} into `output_dir`; returns the path of report.html.
 
     Left out, `output_dir` is the sweep's own folder, or results/summary for results that have none. The `roles` of a dataframe's columns
-    are named as for compare_experiments: compare=, tune=, repeat=, metric=, mode=.
+    are named as for compare_experiments, which takes the further keywords.
     """
     comparison = compare_experiments(source, **roles)
     folder = Path(output_dir) if output_dir is not None else comparison.source.folder or Path("results") / "summary"
@@ -46,10 +45,13 @@ def generate_summary_report(source: Given | Comparison, output_dir: str | Path |
 
 
 def is_current(folder: Path) -> bool:
-    """Whether the report in a sweep's folder is of the plan and the records that lie there, by these versions."""
-    page = folder / REPORT_HTML
-    text = page.read_text() if page.is_file() else ""
-    return bool(text) and all(fact in text for _, fact in method.made_of(folder))
+    """Whether the report in a sweep's folder is whole, and of the plan and the records that lie there, by these versions."""
+    html, markdown = (path.read_text() if path.is_file() else "" for path in (folder / REPORT_HTML, folder / REPORT_MARKDOWN))
+    if not html or not markdown:
+        return False
+    figures = [folder / path for path in re.findall(rf"\]\(({FIGURES}/[^)]+)\)", markdown)]
+    are_there = all(path.is_file() and path.with_suffix(".pdf").is_file() for path in figures)
+    return are_there and all(fact in text for text in (html, markdown) for _, fact in method.made_of(folder))
 
 
 def _environment(source: Source, html: bool) -> jinja2.Environment:
@@ -62,31 +64,16 @@ def _environment(source: Source, html: bool) -> jinja2.Environment:
         loader=jinja2.PackageLoader("archsweep.analysis"),
         undefined=jinja2.StrictUndefined,
         autoescape=html,
-        finalize=name if html else lambda value: _markdown(name(value)),
+        finalize=name if html else lambda value: tables.markdown_text(name(value)),
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"markdown_table": lambda table: markdown_table(table, name), "tag": tag, "beyond": page.rows_beyond}
+    environment.filters |= {"markdown_table": lambda table: tables.markdown_table(table, name), "tag": tag, "beyond": page.rows_beyond}
     environment.filters["embedded"] = lambda data: page.embedded(renamed(data, source))
     environment.tests["number"] = lambda cell: isinstance(cell, Number)
     environment.globals |= {"page": page}
     return environment
-
-
-def markdown_table(table: tables.Table, name: Callable[[object], object] = lambda text: text) -> Markup:
-    """A table in Markdown, every cell of which is text on one line, worded by `name`."""
-    rule = ["---:" if column in table.numeric else "---" for column in range(len(table.header))]
-    lines = [[_markdown(name(cell)) for cell in table.header], rule, *([_markdown(name(cell)) for cell in row] for row in table.rows)]
-    return Markup("".join(f"| {' | '.join(line)} |\n" for line in lines))
-
-
-def _markdown(value: object) -> str:
-    """A text on one line in which Markdown and HTML see nothing but text; what is marked as Markdown already stays as it is."""
-    if isinstance(value, Markup):
-        return value
-    line = " ".join(str(value).split())
-    return re.sub(r"([\\`*\[\]|])", r"\\\1", line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
 
 
 def _content(comparison: Comparison) -> dict[str, Any]:
@@ -98,12 +85,13 @@ def _content(comparison: Comparison) -> dict[str, Any]:
     methods = [paper.setup(comparison), *method.method(comparison)]
     return {
         "title": source.name,
-        "question": comparison.question or f"Which of {', '.join(source.compare)} has the lowest loss?",
+        "question": comparison.question or _question(source),
         "verdict": comparison.verdict,
         "tone": _tone(comparison),
         "counts": _counts(comparison),
         "audits": audits(comparison),
         "caveats": comparison.caveats,
+        "whole": f"{RESULTS_FILE} and {REPORT_MARKDOWN} have" if source.folder else f"{REPORT_MARKDOWN} has",
         "ranking": tables.ranking(comparison),
         "beside": tables.beside(comparison),
         "figures": figures,
@@ -120,12 +108,25 @@ def _content(comparison: Comparison) -> dict[str, Any]:
         "reproduce": method.reproduce(comparison),
         "method": methods,
         "references": paper.references(
-            [*methods, *(line for section in sections for line in section.lines), *(figure.caption for figure in figures)]
+            [
+                *comparison.caveats,
+                *methods,
+                *(line for section in sections for line in section.lines),
+                *(figure.caption for figure in figures),
+            ]
         ),
     }
 
 
 # --------------------------------------------------------------------------------------------------------------------- the answer
+
+
+def _question(source: Source) -> str:
+    """What is asked where nobody put it in words."""
+    fields = [words(name) for name in source.compare]
+    what = "value" if len(fields) == 1 else "combination"
+    which = "variant" if source.compare == ("variant",) else f"{what} of {' and '.join(fields)}"
+    return f"Which {which} has the lowest validation loss?"
 
 
 def _tone(comparison: Comparison) -> str:

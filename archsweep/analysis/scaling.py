@@ -224,8 +224,11 @@ def compute_exponent(table: pd.DataFrame) -> float | None:
 
 
 def optima(fit: Fit) -> list[Optimum]:
-    """The best size of every compute budget that at least three variants share, read from the law and not from a parabola through them."""
-    if fit.points.one_length or not fit.law.is_determined:
+    """The best size of every compute budget that at least three variants share, read from the law and not from a parabola through them.
+
+    None where the records do not say every variant's FLOPs.
+    """
+    if fit.points.one_length or not fit.law.is_determined or not np.isfinite(fit.points.flops).all():
         return []
     return [
         _optimum(fit, group) for group in alike(fit.points.flops, SAME_FLOPS) if len(group) >= 3 and _factor(fit.points.sizes[group]) >= 2

@@ -11,9 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from archsweep.analysis.statistics import fit_layout
-from archsweep.analysis.tuning import best_settings, losses_by_seed
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -43,8 +40,7 @@ def found(comparison: Comparison) -> Found | None:
     order = [variant for variant in comparison.source.results["variant"].unique() if variant in table.index]
     variants = table.loc[order].assign(**{name: objective(name, comparison, order) for name in search.objectives}).reset_index()
     values = variants[list(search.objectives)].to_numpy(dtype=float)
-    layout = fit_layout(losses_by_seed(comparison.source.results, best_settings(comparison.settings))) if order else None
-    variants["half_width"] = layout.half_widths.reindex(order).to_numpy() if layout else []
+    variants["half_width"] = comparison.layout.half_widths.reindex(order).to_numpy() if comparison.layout else []
     variants["front"] = non_dominated(values)
     variants["best_so_far"] = np.minimum.accumulate(variants["mean"].to_numpy(dtype=float))
     return Found(search.objectives, variants, importances(variants, comparison.source.compare), _counts(comparison))
@@ -63,10 +59,15 @@ def objective(name: str, comparison: Comparison, order: Sequence[str]) -> npt.ND
         found = comparison.table.set_index("variant")["mean"]
     else:
         rows = comparison.source.results.groupby("variant", sort=False)
-        columns = {"memory": "predicted_memory_bytes", "decode_latency": "decode_tokens_per_second"}
-        found = rows[columns.get(name, name)].max()
-    values = np.asarray(found.loc[order].to_numpy(dtype=float, na_value=np.nan))
-    return 1 / values if name == "decode_latency" else values
+        column = "predicted_memory_bytes" if name == "memory" else name
+        found = decode_latency(comparison.source.results) if name == "decode_latency" else rows[column].max()
+    return np.asarray(found.loc[order].to_numpy(dtype=float, na_value=np.nan))
+
+
+def decode_latency(results: pd.DataFrame) -> pd.Series:
+    """Each variant's seconds per token that it writes: of its trials the slowest."""
+    slowest = results.groupby("variant", sort=False)["decode_tokens_per_second"].min()
+    return 1 / slowest
 
 
 def importances(variants: pd.DataFrame, compare: Sequence[str]) -> dict[str, float]:

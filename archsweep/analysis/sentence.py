@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from archsweep.analysis.detect import MOST_SEEDS
 from archsweep.analysis.verdicts import (
     BETTER,
     BETTER_BUT_SMALL,
@@ -83,10 +84,11 @@ def _undecided(best: pd.Series, others: pd.DataFrame) -> str:
 def _would_need(row: pd.Series) -> str:
     if pd.isna(row["low"]):
         return "and one seed shows no spread; run at least 3 seeds"
-    found = f"these {row['n']} find {decimals(row['detectable'], row['detectable'])} or more"
+    smallest = row["detectable"]
+    found = f"; these {row['n']} find {decimals(smallest, smallest)} or more" if pd.notna(smallest) else ""
     if pd.isna(row["seeds_needed"]):
-        return f"too small a difference to settle with 1000 seeds; {found}"
-    return f"and would need about {row['seeds_needed']} seeds; {found}"
+        return f"too small a difference to settle with {MOST_SEEDS} seeds{found}"
+    return f"and would need about {row['seeds_needed']} seeds{found}"
 
 
 def _beaten(best: pd.Series, others: pd.DataFrame, table: pd.DataFrame, exponent: Exponent) -> str:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
+from markupsafe import Markup
 
-from archsweep.analysis.words import MINUS, NONE, Number, decimals, duration, loss, number, p_value, si, text, verdict_text, words
+from archsweep.analysis.tuning import best_by_rate
+from archsweep.analysis.verdicts import verdict_text
+from archsweep.analysis.words import MINUS, NONE, Number, decimals, duration, loss, number, p_value, si, text, words
 from archsweep.records.schema import CONFIG
 
 if TYPE_CHECKING:
@@ -175,7 +179,7 @@ def rates(comparison: Comparison) -> Table:
     """Mean loss at every learning rate that was planned, at its best weight decay where that was tuned too."""
     tried = comparison.settings
     rates = sorted(tried["learning_rate"].dropna().unique())
-    means = tried[tried["complete"]].groupby(["variant", "learning_rate"])["mean"].min().to_dict()
+    means = best_by_rate(tried).set_index(["variant", "learning_rate"])["mean"].to_dict()
     header = ("variant", *(f"{rate:g}" for rate in rates), "best", "audit")
     rows = [_rate_row(row, [means.get((row["variant"], rate)) for rate in rates]) for _, row in comparison.table.iterrows()]
     return Table(header, rows, frozenset(range(1, len(rates) + 2)))
@@ -249,3 +253,35 @@ def incomplete(comparison: Comparison) -> Table:
         )
         rows.append((str(group["variant"].iloc[0]), which, str(status), text(reason)))
     return Table(("variant", "learning rate: seeds", "status", "why"), rows)
+
+
+# ----------------------------------------------------------------------------------------------------------------------- formats
+
+
+def markdown_table(table: Table, name: Callable[[object], object] = lambda text: text) -> Markup:
+    """A table in Markdown, every cell of which is text on one line, worded by `name`."""
+    rule = ["---:" if column in table.numeric else "---" for column in range(len(table.header))]
+    lines = [
+        [markdown_text(name(cell)) for cell in table.header],
+        rule,
+        *([markdown_text(name(cell)) for cell in row] for row in table.rows),
+    ]
+    return Markup("".join(f"| {' | '.join(line)} |\n" for line in lines))
+
+
+def markdown_text(value: object) -> str:
+    """A text on one line in which Markdown and HTML see nothing but text; what is marked as Markdown already stays as it is."""
+    if isinstance(value, Markup):
+        return value
+    line = " ".join(str(value).split())
+    return re.sub(r"([\\`*\[\]|])", r"\\\1", line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
+
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet takes for one
+
+
+def safe_cells(table: pd.DataFrame) -> pd.DataFrame:
+    """Texts that a spreadsheet would run as a formula, quoted."""
+    texts = table.select_dtypes(include=["string", "str", "object"]).columns
+    quoted = {name: [f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell for cell in table[name]] for name in texts}
+    return table.assign(**quoted)

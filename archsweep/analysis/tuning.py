@@ -27,23 +27,30 @@ def seeds_for(tested: int) -> int:
 
 
 def choosing_seeds(results: pd.DataFrame) -> frozenset[int]:
-    """The seeds that choose each variant's setting: the first ones, by `choosing`. None where nothing is tuned or seeds are not shared."""
-    seeds = sorted(results["seed"].dropna().unique())
-    if not (count := choosing(len(seeds))):
+    """The seeds that choose each variant's setting: the first ones, by `choosing`.
+
+    None where nothing is tuned, and where a setting lacks a seed: one that only the choosing seeds ran would win without a test.
+    """
+    seeds, rows = sorted(results["seed"].dropna().unique()), with_tuned(results)
+    if not (count := choosing(len(seeds))) or not is_tuned(rows):
         return frozenset()
-    variants = results.groupby("variant", sort=False)
-    are_shared = bool((variants["seed"].nunique() == len(seeds)).all())
-    are_tuned = bool((_with_tuned(results).drop_duplicates(SETTING).groupby("variant").size() > 1).any())
-    return frozenset(int(seed) for seed in seeds[:count]) if are_shared and are_tuned else frozenset()
+    are_shared = (rows.groupby(SETTING, dropna=False, sort=False)["seed"].nunique() == len(seeds)).all()
+    return frozenset(int(seed) for seed in seeds[:count]) if are_shared else frozenset()
+
+
+def is_tuned(table: pd.DataFrame) -> bool:
+    """Whether a variant has settings to choose from, in any table with the columns of SETTING."""
+    return bool((table.drop_duplicates(SETTING).groupby("variant").size() > 1).any())
 
 
 def settings(results: pd.DataFrame) -> pd.DataFrame:
     """A row per variant and tuned setting: mean and sd of val_loss over the tested seeds, its mean over the seeds that choose (`choice`).
 
-    A setting counts (`complete`) where every planned seed finished with a finite loss: dropping the seeds that diverged would
-    reward a setting for being unstable. It `ended` where every seed finished, diverged or was given up, which also says something about it.
+    A setting counts (`complete`) where every planned seed finished with a finite loss, and one of them is tested: dropping the seeds
+    that diverged would reward a setting for being unstable. It `ended` where every seed finished, diverged or was given up, which also
+    says something about it.
     """
-    rows = _with_tuned(results)[[*SETTING, "seed", "status"]].copy()
+    rows = with_tuned(results)[[*SETTING, "seed", "status"]].copy()
     rows["loss"] = finished_loss(results)
     if (twice := rows.duplicated([*SETTING, "seed"])).any():
         row = rows[twice].iloc[0]
@@ -56,17 +63,23 @@ def settings(results: pd.DataFrame) -> pd.DataFrame:
         planned=("seed", "size"), known=("loss", "count"), finished=("tested", "count"), mean=("tested", "mean"), sd=("tested", "std"),
         choice=("chosen_by", "mean"), ended=("has_ended", "all"), diverged=("has_diverged", "any"),
     )  # fmt: skip
-    table["complete"] = table["planned"] == table["known"]
+    table["complete"] = (table["planned"] == table["known"]) & (table["finished"] > 0)
     return table.reset_index()
 
 
-def _with_tuned(results: pd.DataFrame) -> pd.DataFrame:
+def with_tuned(results: pd.DataFrame) -> pd.DataFrame:
+    """Results with the column `tuned`, which a sweep's own do not need."""
     return results if "tuned" in results else results.assign(tuned=pd.array([None] * len(results), dtype="string"))
 
 
 def at_settings(results: pd.DataFrame, best: pd.DataFrame) -> pd.DataFrame:
     """The rows of each variant's setting in `best`."""
-    return _with_tuned(results).merge(best[SETTING], on=SETTING)
+    return with_tuned(results).merge(best[SETTING], on=SETTING)
+
+
+def tested_at(rows: pd.DataFrame, results: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """Of `rows`, which are `results` or their curves, those of the tested seeds at the settings in `table`."""
+    return at_settings(rows[~rows["seed"].isin(choosing_seeds(results))], table)
 
 
 def finished_loss(results: pd.DataFrame) -> pd.Series:
@@ -82,10 +95,15 @@ def best_settings(table: pd.DataFrame) -> pd.DataFrame:
     return best.sort_values("mean", kind="stable").reset_index(drop=True)
 
 
+def best_by_rate(table: pd.DataFrame) -> pd.DataFrame:
+    """Of each variant at each learning rate, the setting that counts of the smallest `choice`: each rate at its best weight decay."""
+    known = table[table["complete"]].dropna(subset=["learning_rate"])
+    return known.loc[known.groupby(["variant", "learning_rate"], sort=False)["choice"].idxmin()]
+
+
 def losses_by_seed(results: pd.DataFrame, best: pd.DataFrame) -> pd.DataFrame:
     """val_loss at each variant's best setting: variants as rows, in the order of `best`, the tested seeds as columns."""
-    tested = results[~results["seed"].isin(choosing_seeds(results))]
-    at_best = at_settings(tested.assign(val_loss=finished_loss(tested)), best)
+    at_best = tested_at(results.assign(val_loss=finished_loss(results)), results, best)
     return at_best.pivot(index="variant", columns="seed", values="val_loss").reindex(best["variant"]).astype(float)
 
 
@@ -124,11 +142,12 @@ def at_common_rate(table: pd.DataFrame, best: pd.DataFrame) -> tuple[float, pd.S
 
     Each rate counts at its best weight decay, and only where it counts for every variant.
     """
-    shared = _losses_by_rate(table[table["complete"]], "choice").reindex(best["variant"]).dropna(axis="columns")
+    at_rates = best_by_rate(table)
+    shared = _losses_by_rate(at_rates, "choice").reindex(best["variant"]).dropna(axis="columns")
     if shared.empty or not len(shared.columns):
         return float("nan"), pd.Series(np.nan, index=best["variant"])
     rate = float(shared.mean().idxmin())
-    return rate, _losses_by_rate(table[table["complete"]], "mean")[rate].reindex(best["variant"])
+    return rate, at_rates[at_rates["learning_rate"] == rate].set_index("variant")["mean"].reindex(best["variant"])
 
 
 def sensitivity(table: pd.DataFrame, best: pd.DataFrame, start: float) -> pd.Series:

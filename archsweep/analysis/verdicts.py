@@ -9,7 +9,7 @@ import pandas as pd
 
 from archsweep.analysis.detect import detectable_effect, seeds_needed
 from archsweep.analysis.statistics import ALPHA
-from archsweep.analysis.tuning import seeds_for
+from archsweep.analysis.tuning import SETTING, seeds_for
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
@@ -29,9 +29,22 @@ NO_RESULT = {
 }  # the verdict of a variant no setting of which counts
 
 
-def worst_status(statuses: pd.Series) -> str:
-    """Why a variant has no result: what will not mend itself first."""
-    return next((verdict for status, verdict in NO_RESULT.items() if (statuses == status).any()), NO_RESULT["diverged"])
+def without_result(rows: pd.DataFrame) -> pd.Series:
+    """The verdict of each variant that has none in these results, by variant: of its settings' the one that may yet mend itself.
+
+    That of a setting is the worst of its seeds', as a setting counts only with all of them.
+    """
+    order = {status: place for place, status in enumerate(NO_RESULT)}  # the first mends itself the least
+    places = rows["status"].map(order).astype("Int64")
+    of_settings = places.groupby([rows[name] for name in SETTING], dropna=False, sort=False).min().fillna(order["diverged"])
+    return of_settings.groupby(level="variant", sort=False).max().map(dict(enumerate(NO_RESULT.values())))
+
+
+def verdict_text(row: pd.Series) -> str:
+    """A verdict as it stands in a table: undecided ones with the seeds they would take."""
+    if row["verdict"] != UNDECIDED or pd.isna(row["seeds_needed"]):
+        return str(row["verdict"])
+    return f"{UNDECIDED} (about {row['seeds_needed']} seeds)"
 
 
 def verdicts(table: pd.DataFrame, budgets: Sequence[BudgetRule], reference: Hashable | None, margin: float) -> list[str]:
@@ -72,31 +85,43 @@ def at_edge(row: pd.Series) -> bool:
     return row["learning_rate_edge"] in ("lowest", "highest")
 
 
-def seeds_to_find(table: pd.DataFrame, layout: Layout | None, family: Family, tuned: bool) -> pd.arrays.IntegerArray:
-    """For each undecided variant, the seeds that would find the difference seen four times out of five; missing beyond MOST_SEEDS.
+def seeds_to_find(table: pd.DataFrame, layout: Layout | None, standard: Hashable, family: Family, tuned: bool) -> pd.arrays.IntegerArray:
+    """For each undecided variant, the seeds of it and of `standard` that would find the difference seen four times out of five.
 
-    Where settings are tuned, from some number of seeds on these include the ones that choose the setting.
+    Missing beyond MOST_SEEDS. Where settings are tuned, from some number of seeds on these include the ones that choose the setting.
     """
     needed = np.full(len(table), np.nan)
     if layout is not None and layout.degrees:
         rows = (table["verdict"] == UNDECIDED).to_numpy(dtype=bool)
         variants = len(layout.means)
-        found = seeds_needed(_effects(table[rows], layout), variants, family.strictest(variants), family)
+        found = seeds_needed(_effects(table[rows], layout, standard), variants, family.strictest(variants), family)
         needed[rows] = [seeds_for(int(seeds)) if tuned and np.isfinite(seeds) else seeds for seeds in found]
     return pd.array([None if np.isnan(seeds) else int(seeds) for seeds in needed], dtype="Int64")
 
 
-def detectable(table: pd.DataFrame, layout: Layout | None, family: Family) -> Array:
-    """For each variant, the smallest difference to the best, or the reference, that its seeds find four times out of five (nats)."""
+def detectable(table: pd.DataFrame, layout: Layout | None, standard: Hashable, family: Family) -> Array:
+    """For each variant, the smallest difference to `standard` that their seeds find four times out of five (nats).
+
+    NaN where one of the two has a single seed.
+    """
     if layout is None or not layout.degrees:
         return np.full(len(table), np.nan)
-    variants = len(layout.means)
-    effect = detectable_effect(layout.seeds, variants, family.strictest(variants), family)
-    return np.asarray(effect * table["error"].to_numpy(dtype=float) * layout.seeds**0.5)
+    variants, seeds = len(layout.means), _seeds_of_pairs(table, layout, standard)
+    effects = {count: detectable_effect(count, variants, family.strictest(variants), family) for count in set(seeds[seeds >= 2])}
+    effect = np.array([effects.get(count, np.nan) for count in seeds])
+    return np.asarray(effect * table["error"].to_numpy(dtype=float) * seeds**0.5)
 
 
-def _effects(rows: pd.DataFrame, layout: Layout) -> Array:
-    """The differences in standard deviations of each at one seed."""
-    difference, sd = np.abs(rows["difference"].to_numpy(dtype=float)), rows["error"].to_numpy(dtype=float) * layout.seeds**0.5
+def _effects(rows: pd.DataFrame, layout: Layout, standard: Hashable) -> Array:
+    """The differences to `standard` in standard deviations of each at one seed."""
+    difference, seeds = np.abs(rows["difference"].to_numpy(dtype=float)), _seeds_of_pairs(rows, layout, standard)
+    sd = rows["error"].to_numpy(dtype=float) * seeds**0.5
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(np.where(difference == 0, 0.0, difference / sd))
+
+
+def _seeds_of_pairs(rows: pd.DataFrame, layout: Layout, standard: Hashable) -> Array:
+    """The harmonic mean of each variant's seeds and those of `standard`: as many of both give their difference the error that it has."""
+    counts = layout.losses.count(axis=1)
+    own, its = counts.reindex(rows["variant"]).to_numpy(dtype=float), float(counts.get(standard, np.nan))
+    return np.asarray(2 * own * its / (own + its))

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from archsweep.analysis.verdicts import UNDECIDED
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -85,13 +83,6 @@ def p_value(p: float) -> str:
 def tag(verdict: str) -> str:
     """The class of a verdict's tag on the page: "better-but-small" of "BETTER BUT SMALL", without what stands behind it in brackets."""
     return verdict.partition(" (")[0].lower().replace(" ", "-")
-
-
-def verdict_text(row: pd.Series) -> str:
-    """A verdict as it stands in a table: undecided ones with the seeds they would take."""
-    if row["verdict"] != UNDECIDED or pd.isna(row["seeds_needed"]):
-        return str(row["verdict"])
-    return f"{UNDECIDED} (about {row['seeds_needed']} seeds)"
 
 
 def variants_text(count: int, verb: str = "was ") -> str:

@@ -53,7 +53,7 @@ class EarlyStopping:
         if (own := losses.get(trial.label)) is None:  # other replicas of the variant are not there yet
             return False
         others = [loss for variant, loss in losses.items() if variant != trial.label]
-        if (reason := verdict(self._rule, own, others)) is None:
+        if (reason := reason_to_stop(self._rule, own, others)) is None:
             return False
         total = trial.cost.train_tokens // trial.config.tokens_per_step
         self.reasons[trial.id] = f"stopped at step {rows[0]['step']} of {total}: {reason}"
@@ -94,7 +94,7 @@ def _first_at(part: float, evaluations: int) -> int:
     return max(1, ceil(part * evaluations - 1e-9))
 
 
-def verdict(rule: ASHA | MedianStopping, loss: float, others: Sequence[float]) -> str | None:
+def reason_to_stop(rule: ASHA | MedianStopping, loss: float, others: Sequence[float]) -> str | None:
     """Why a variant with this loss stops, among the losses of the others that have been there; None where it goes on."""
     if isinstance(rule, ASHA):
         kept = max(1, (len(others) + 1) // rule.reduction)

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from archsweep.analysis.compare import compare_experiments
 from archsweep.analysis.compute import Exponent
+from archsweep.analysis.detect import detectable_effect, seeds_needed
 from archsweep.config import ExperimentConfig
 from archsweep.errors import RecordError
 from archsweep.records import read
@@ -144,6 +146,31 @@ def test_failed_and_unfinished_variants_say_so(tmp_path: Path) -> None:
     assert comparison.caveats[0].startswith("This sweep is partial: 9 of 27 replicas are unfinished")
 
 
+def test_a_variant_that_trains_on_is_unfinished_though_one_of_its_rates_has_diverged(tmp_path: Path) -> None:
+    def loss(variant: Mapping[str, Any], rate: float, seed: int) -> float | None:
+        return None if rate == 1e-2 and seed < 2 else float(planted({1: 3.8, 2: 3.5, 4: 4.1})(variant, rate, seed))
+
+    folder = write_sweep(tmp_path / "demo", LAYERS, loss, outcomes={2: None}, records={2: 1 / 3})
+    assert verdicts(compare_experiments(folder)) == {"num_layers=2": "BEST", "num_layers=1": "BETTER", "num_layers=4": "UNFINISHED"}
+
+
+@pytest.mark.parametrize(
+    ("statuses", "verdict"),
+    [
+        (("diverged", "unfinished", "unfinished", "unfinished"), "UNFINISHED"),  # the second rate may still count, the first never
+        (("diverged", "unfinished", "finished", "failed"), "FAILED"),
+        (("failed", "stopped", "stopped", "stopped"), "STOPPED"),
+        (("finished", "diverged", "diverged", "finished"), "DIVERGED"),
+    ],
+)
+def test_a_variant_without_a_result_is_as_its_most_hopeful_setting(statuses: tuple[str, ...], verdict: str) -> None:
+    """Of two rates with two seeds each."""
+    settings = [{"variant": "b", "learning_rate": rate, "seed": seed, "val_loss": 3.0} for rate in (1e-3, 3e-3) for seed in (0, 1)]
+    rows = pd.DataFrame([{**row, "status": status} for row, status in zip(settings, statuses, strict=True)])
+    with_best = pd.concat([rows, rows.assign(variant="a", status="finished")], ignore_index=True)
+    assert verdicts(compare_experiments(with_best))["b"] == verdict
+
+
 def test_a_sweep_without_any_result_has_no_verdict(tmp_path: Path) -> None:
     outcomes = {trial: {"status": "failed", "reason": "no disk"} for trial in range(3)}
     comparison = compare_experiments(sweep(tmp_path, {1: 3.8, 2: 3.5, 4: 4.1}, outcomes=outcomes, records=dict.fromkeys(range(3), 0)))
@@ -237,6 +264,22 @@ def test_trials_of_unlike_precision_are_told(tmp_path: Path) -> None:
     assert not any("precision" in caveat for caveat in alike.caveats)
 
 
+def test_variants_that_were_stopped_are_counted_once_each_with_the_step_where_it_is_known() -> None:
+    rows = frame({"a": 4.0, "b": 4.1, "c": 4.2, "d": 4.3}, seeds=3)
+    rows["trial_id"] = [f"t{number}" for number in range(12)]
+    rows["status"] = rows["variant"].map({"a": "finished", "b": "finished", "c": "stopped", "d": "stopped"})
+    rows["step"] = rows["variant"].map({"a": 100, "b": 100, "c": 30})
+    caveats = compare_experiments(rows).caveats
+    assert "Early stopping stopped 2 variants: c at step 30; d. No verdict counts them." in caveats
+
+
+def test_the_variants_whose_rate_was_not_tuned_are_counted() -> None:
+    tuned = [{"variant": "a", "seed": seed, "learning_rate": rate, "val_loss": 3.0} for rate in (1e-3, 3e-3) for seed in range(3)]
+    fixed = [{"variant": "b", "seed": seed, "learning_rate": 1e-3, "val_loss": 3.1} for seed in range(3)]
+    caveats = compare_experiments(pd.DataFrame(tuned + fixed)).caveats
+    assert any(caveat.startswith("The learning rate of 1 variant was not tuned: ") for caveat in caveats)
+
+
 # --------------------------------------------------------------------------------------------------------------- the verdicts
 
 
@@ -272,6 +315,38 @@ def test_variants_that_might_differ_by_the_margin_are_undecided_and_never_the_sa
     assert not re.search(r"\b(same|equal|no difference|equivalent)\b", comparison.verdict)
     found = comparison.table["detectable"].iloc[1]
     assert f"; these 5 find {found:.3f} or more." in comparison.verdict
+
+
+def unequal(seeds: Mapping[str, int], **means: float) -> pd.DataFrame:
+    """Untuned variants with so many seeds each, all of which spread by a standard deviation of .1."""
+    return pd.DataFrame(
+        [
+            {"variant": name, "seed": seed, "val_loss": means[name] + shift}
+            for name, count in seeds.items()
+            for seed, shift in enumerate(0.1 * stats.zscore(np.arange(count), ddof=1) if count > 1 else [0.0])
+        ]
+    )
+
+
+def test_what_is_found_and_what_it_takes_follow_from_the_seeds_of_the_pair() -> None:
+    comparison = compare_experiments(unequal({"a": 10, "b": 10, "c": 3}, a=4.0, b=4.05, c=4.06))
+    table = comparison.table.set_index("variant")
+    assert verdicts(comparison) == {"a": "BEST", "b": "UNDECIDED", "c": "UNDECIDED"}
+    # The pooled sd is .1, so a difference at one seed each has .1 * 2^.5; ten and three seeds are worth 2 / (1/10 + 1/3) = 60/13 of both.
+    sd, level = 0.1 * 2**0.5, 0.05 / 3
+    assert table.loc["b", "detectable"] == pytest.approx(sd * detectable_effect(10, 3, level))
+    assert table.loc["c", "detectable"] == pytest.approx(sd * detectable_effect(60 / 13, 3, level))
+    assert table["seeds_needed"].tolist()[1:] == seeds_needed([0.05 / sd, 0.06 / sd], 3, level).tolist()
+
+
+def test_a_variant_of_one_seed_is_told_and_finds_nothing_that_can_be_named() -> None:
+    comparison = compare_experiments(unequal({"a": 10, "b": 10, "c": 1}, a=4.0, b=4.05, c=4.06))
+    assert "How small a difference would be found is not known for a single seed: repeat c with at least 3 seeds." in comparison.caveats
+    assert comparison.table["detectable"].notna().tolist() == [False, True, False]  # of the best, b and c
+    assert not re.search(r"\b(inf|nan)\b", str(comparison))
+    alone = compare_experiments(unequal({"a": 10, "c": 1}, a=4.0, c=4.06))
+    assert alone.verdict.startswith("Undecided between a and c: they differ by 0.060 ± ")
+    assert re.search(r"would need about \d+ seeds\.$", alone.verdict)
 
 
 def test_against_a_reference_variants_are_better_worse_or_neither() -> None:

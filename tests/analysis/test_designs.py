@@ -5,8 +5,11 @@ from __future__ import annotations
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import pytest
 
+from archsweep.analysis import designs
+from archsweep.analysis.compare import compare_experiments
 from archsweep.analysis.report import generate_summary_report
 from tests.analysis.test_report import Page
 from tests.sweep_folder import write_sweep
@@ -80,3 +83,29 @@ def test_sizes_have_a_law_or_the_reason_why_not(count: int, tmp_path: Path) -> N
         assert ("6 variants of 20,000 to 640,000 non-embedding parameters, at 307,200 tokens" in text) == (count == 6)
         assert ("what it says beyond is extrapolation, not evidence" in text) == (count == 6)
     assert ("](figures/scaling.png)" in markdown) == (count == 6)
+
+
+def grid(**more: Any) -> pd.DataFrame:
+    """Four sizes, each trained for three lengths, with losses by a law; nobody recorded their FLOPs."""
+    cells = [(size, tokens) for size in (10_000, 40_000, 160_000, 640_000) for tokens in (200_000, 800_000, 3_200_000)]
+    rows = [
+        {"variant": f"{size} {tokens}", "seed": seed, "non_embedding_parameters": size, "parameters": size, "tokens": tokens}
+        | {"val_loss": 1.5 + 40 * size**-0.34 + 300 * tokens**-0.4 + 0.001 * (seed + place % 3 * seed)}
+        for place, (size, tokens) in enumerate(cells) for seed in range(2)
+    ]  # fmt: skip
+    return pd.DataFrame(rows).assign(**more)
+
+
+def test_only_losses_follow_a_law_of_losses() -> None:
+    assert designs.read_designs(compare_experiments(grid()), None).scaling is not None
+    accuracy = compare_experiments(grid(accuracy=grid()["val_loss"] / 10), metric="accuracy")
+    assert designs.read_designs(accuracy, None).scaling is None
+
+
+def test_a_law_without_recorded_flops_names_no_best_size(tmp_path: Path) -> None:
+    path = generate_summary_report(grid(), tmp_path)
+    assert "](figures/scaling.png)" in (tmp_path / "report.md").read_text()
+    text = Page(path).text
+    assert "L(N, D) = E + A/N" in text
+    assert "Stars: the best size" not in text
+    assert "nan" not in text.lower().split()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import re
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -102,6 +104,29 @@ def test_markdown_has_the_reports_ranking_and_the_verdict(comparison: Comparison
 @pytest.mark.parametrize("form", ["latex", "markdown"])
 def test_every_table_can_be_printed(comparison: Comparison, which: Any, form: Any) -> None:
     assert "num" in export_table(comparison, which, form).decode()
+
+
+def test_latex_escapes_the_name_of_a_metric_too() -> None:
+    frame = pd.DataFrame([{"variant": name, "seed": seed, "eval/val_loss": 3.0 + seed} for name in "ab" for seed in (0, 1)])
+    text = export_table(compare_experiments(frame, metric="eval/val_loss"), "results", "latex").decode()
+    assert r" & eval/val\_loss \\" in text
+    assert "val_loss" not in text
+    assert "eval/eval" not in text
+
+
+@pytest.mark.parametrize("which", ["curves", "pairs"])
+def test_a_table_without_rows_keeps_its_header(which: Any) -> None:
+    empty = compare_experiments(pd.DataFrame({"variant": ["a"], "val_loss": [3.0]}))
+    header = {"curves": "sweep & trial\\_id & variant & seed", "pairs": "first & second & difference"}[which]
+    text = export_table(empty, which, "latex").decode()
+    assert header in text
+    assert r"\begin{tabular}{}" not in text
+    assert export_table(empty, which, "markdown").decode().startswith("| ")
+
+
+def test_an_export_loads_no_library_that_draws() -> None:
+    code = "import sys; from archsweep.analysis import compare, export; print(*({'matplotlib', 'plotly', 'seaborn'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == ""
 
 
 def test_a_partial_sweeps_table_says_that_it_is_partial(tmp_path: Path) -> None:

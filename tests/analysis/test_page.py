@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -268,8 +269,31 @@ def test_data_in_the_page_can_neither_end_its_element_nor_open_a_comment() -> No
 
 def test_the_rows_beyond_those_shown_keep_their_values() -> None:
     rows = [("a", Number("1.5 k", 1500.0)) for _ in range(page.ROWS_SHOWN)]
-    table = Table(("name", "count"), [*rows, ("b", Number("2 k", 2000.0)), ("c", "-")], frozenset({1}))
-    assert page.rows_beyond(table) == [["b", ["2 k", 2000.0]], ["c", "-"]]
+    beyond = [("b", Number("2 k", 2000.0)), ("c", "-"), ("d", Number("inf", float("inf")))]
+    table = Table(("name", "count"), [*rows, *beyond], frozenset({1}))
+    assert page.rows_beyond(table) == [["b", ["2 k", 2000.0]], ["c", "-"], ["d", "inf"]]
+    assert json.loads(page.embedded(page.rows_beyond(table)))[2] == ["d", "inf"]  # JSON has no infinity
+
+
+def test_a_number_without_end_is_written_as_the_script_reads_it(tmp_path: Path) -> None:
+    assert [page.value(Number("", value)) for value in (float("inf"), float("-inf"), 0.5)] == ["Infinity", "-Infinity", "0.5"]
+    sizes = {"a": (15_000, 4.0), "b": (30_000, 3.5), "c": (60_000, 3.3), "d": (150_000, 3.2)}
+    frame = pd.DataFrame(
+        {"variant": name, "seed": seed, "parameters": size, "val_loss": loss + 0.01 * seed}
+        for name, (size, loss) in sizes.items()
+        for seed in range(3)
+    )
+    html = generate_summary_report(frame, tmp_path).read_text()
+    assert ' data-v="Infinity">no limit<' in html
+    assert 'data-v="inf"' not in html
+
+
+def test_a_long_table_of_what_is_no_sweep_names_no_file_that_is_not_there(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"variant": f"v{number}", "seed": 0, "val_loss": 3.0 + number} for number in range(page.ROWS_SHOWN + 1))
+    html = generate_summary_report(frame, tmp_path).read_text()
+    assert "The first 100 of 101 rows" in html
+    assert "report.md has all." in html
+    assert "results.parquet" not in html
 
 
 @pytest.mark.parametrize(("count", "kept"), [(1, 1), (7, 7), (200, 200), (1001, 200)])

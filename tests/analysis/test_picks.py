@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from archsweep.analysis import costs, search
 from archsweep.analysis.compare import Comparison, compare_experiments
 from archsweep.analysis.picks import ladder, picks
 
@@ -71,3 +72,14 @@ def test_limits_are_round_numbers_that_some_variants_keep_and_some_do_not(costs:
     assert len(found) <= 8
     if len(expected) < 8:
         assert found == pytest.approx(expected)
+
+
+def test_the_latency_of_a_variant_in_two_trials_is_that_of_the_slower_one_everywhere() -> None:
+    rows = [
+        {"variant": name, "seed": seed, "val_loss": 3.0 + 0.1 * seed, "trial_id": f"{name}{seed}", "decode_tokens_per_second": speed}
+        for name, speeds in {"a": (100.0, 50.0), "b": (200.0, 400.0)}.items()
+        for seed, speed in enumerate(speeds)
+    ]
+    found = compare_experiments(pd.DataFrame(rows))
+    assert search.objective("decode_latency", found, ["a", "b"]).tolist() == [0.02, 0.005]  # 1 / 50, 1 / 200
+    assert costs.costs(found).set_index("variant")["decode_latency"].to_dict() == {"a": 0.02, "b": 0.005}

@@ -13,9 +13,11 @@ from archsweep.analysis import design_plots, plots, search_plots
 from archsweep.analysis.compare import compare_experiments
 from archsweep.analysis.factorial import effects
 from archsweep.analysis.scaling import Law, Points, fit_law, fit_points
+from tests.sweep_folder import write_sweep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from matplotlib.figure import Figure
 
@@ -59,6 +61,22 @@ def test_the_loss_increase_is_in_per_cent_of_the_best_with_the_interval_of_the_d
     assert bars[-1][:, 1] == pytest.approx([100 * row["low"] / found.table["mean"].min(), 100 * row["high"] / found.table["mean"].min()])
 
 
+def test_a_loss_increase_of_an_accuracy_grows_as_the_accuracy_falls() -> None:
+    accuracy = {1: 0.5, 2: 0.75, 4: 0.8}
+    rows = [
+        {"width": width, "seed": seed, "accuracy": mean + noise}
+        for width, mean in accuracy.items()
+        for seed, noise in enumerate((0.01 * width, -0.01 * width))
+    ]
+    found = compare_experiments(pd.DataFrame(rows), compare=["width"], metric="accuracy", mode="max")
+    axes = design_plots.plot_loss_increase(found).axes[0]
+    line = next(line for line in axes.lines if len(line.get_xdata()) == 3)
+    assert line.get_ydata() == pytest.approx([37.5, 6.25, 0.0], abs=1e-9)  # (0.8 - 0.5) / 0.8, (0.8 - 0.75) / 0.8
+    low, high = axes.collections[0].get_segments()[0][:, 1]
+    assert low < 37.5 < high
+    assert (low + high) / 2 == pytest.approx(37.5)
+
+
 @pytest.mark.parametrize(
     ("variants", "numeric"),
     [
@@ -82,6 +100,31 @@ def test_the_heat_map_frames_the_best_what_is_equivalent_and_what_is_not_decided
     placed = {frame.get_label(): (int(frame.get_x()) + 1, int(frame.get_y()) + 1) for frame in frames}
     assert placed == {"the lowest": (1, 1), "equivalent": (1, 2), "not decided": (2, 1)}
     assert len({str(frame.get_linestyle()) for frame in frames}) == 3  # without colour too
+
+
+def test_a_learning_rates_line_is_of_the_tested_seeds_at_its_best_weight_decay_where_none_diverged() -> None:
+    by_setting = {  # of the three of nine seeds that choose, and of the six that are tested
+        (1e-3, 0.0): (3.0, 4.0), (1e-3, 0.1): (3.5, 3.6), (3e-3, 0.0): (9.0, 9.0), (3e-3, 0.1): (2.0, 3.0), (1e-2, 0.0): (1.0, 1.0),
+    }  # fmt: skip
+    rows = [
+        {"variant": variant, "learning_rate": rate, "weight_decay": decay, "seed": seed, "val_loss": more + (early if seed < 3 else late)}
+        for variant, more in (("a", 0.0), ("b", 1.0))
+        for (rate, decay), (early, late) in by_setting.items()
+        for seed in range(9)
+    ]
+    rows[-1] |= {"val_loss": None, "status": "diverged"}  # the last seed of b at 1e-2
+    found = compare_experiments(pd.DataFrame([{"status": "finished"} | row for row in rows]))
+    lines = {line.get_label(): line for line in plots.plot_learning_rates(found).axes[0].lines}
+    assert lines["b"].get_xydata().tolist() == [[1e-3, 5.0], [3e-3, 4.0]]
+    assert lines["a"].get_xydata().tolist() == [[1e-3, 4.0], [3e-3, 3.0], [1e-2, 1.0]]
+    points, _, ring = plots.plot_learning_rates(found).axes[0].lines[:3]  # of b, which is drawn first
+    assert sorted(points.get_xydata().tolist()) == [[1e-3, 5.0]] * 6 + [[3e-3, 4.0]] * 6
+    assert ring.get_xydata().tolist() == [[3e-3, 4.0]]
+
+
+def test_training_curves_are_of_the_tested_seeds(tmp_path: Path) -> None:
+    found = compare_experiments(write_sweep(tmp_path / "demo", [{"num_layers": 1}, {"num_layers": 2}], lambda *_: 3.0, seeds=range(8)))
+    assert sorted(plots.best_curves(found)["seed"].unique()) == [2, 3, 4, 5, 6, 7]
 
 
 def test_a_reference_is_what_increases_and_differences_are_drawn_from() -> None:

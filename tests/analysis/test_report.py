@@ -6,15 +6,17 @@ import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 from math import log
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytest
 from PIL import Image
 
+import archsweep
 from archsweep.analysis import method, paper, plots
 from archsweep.analysis.compare import compare_experiments
-from archsweep.analysis.report import generate_summary_report
+from archsweep.analysis.report import generate_summary_report, is_current
 from archsweep.config import TRAINER_VERSION, ExperimentConfig
 from archsweep.records import read
 from archsweep.records.results import ExperimentResults
@@ -22,7 +24,6 @@ from tests.sweep_folder import write_sweep
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from archsweep.planning.plan import Plan
 
@@ -137,6 +138,30 @@ def test_the_report_of_a_whole_sweep_does_not(tmp_path: Path) -> None:
     assert "So far" not in text
 
 
+@pytest.mark.parametrize("gone", ["report.html", "report.md", "figures/differences.png", "figures/differences.pdf"])
+def test_a_report_is_current_only_while_all_its_files_are_there(tmp_path: Path, gone: str) -> None:
+    folder = write_sweep(tmp_path / "demo", GRID[:2], planted)
+    read.collect(folder)
+    generate_summary_report(folder)
+    assert is_current(folder)
+    (folder / gone).unlink()
+    assert not is_current(folder)
+
+
+@pytest.mark.parametrize(
+    ("compare", "question"),
+    [
+        (["variant"], "Which variant has the lowest negative accuracy?"),
+        (["num_layers"], "Which value of num layers has the lowest negative accuracy?"),
+        (["num_layers", "heads"], "Which combination of num layers and heads has the lowest negative accuracy?"),
+    ],
+)
+def test_a_question_that_nobody_asked_is_put_in_words(tmp_path: Path, compare: list[str], question: str) -> None:
+    frame = pd.DataFrame({"variant": ["a", "b"], "num_layers": [1, 2], "heads": [1, 1], "accuracy": [0.5, 0.6]})
+    generate_summary_report(frame, tmp_path, compare=compare, metric="accuracy", mode="max")
+    assert question in (tmp_path / "report.md").read_text().splitlines()
+
+
 def test_every_trial_is_listed_with_what_sets_it_apart(partial_sweep: Path) -> None:
     text = Page(generate_summary_report(partial_sweep)).text
     for trial in (partial_sweep / "trials").iterdir():
@@ -247,6 +272,77 @@ def test_a_methods_section_says_what_was_trained_and_lists_what_it_cites(tmp_pat
     assert "at 3 peak learning rates (0.001, 0.003, 0.01) and with 3 seeds each" in markdown
     assert "- Radford, A., Wu, J., Child, R.," in markdown
     assert "Akiba" not in markdown  # nothing was searched
+
+
+def test_the_method_is_that_of_the_seeds_shared_or_not() -> None:
+    def methods(seeds: dict[str, range], **more: float) -> str:
+        rows = [
+            {"variant": name, "seed": seed, "val_loss": 3.0 + 0.1 * place + 0.01 * (seed % 3) + 0.003 * (seed % 2) * place, **more}
+            for place, (name, own) in enumerate(seeds.items())
+            for seed in own
+        ]
+        return " ".join(method.method(compare_experiments(pd.DataFrame(rows))))
+
+    shared, apart = methods({"a": range(3), "b": range(3)}), methods({"a": range(3), "b": range(3, 7)})
+    assert "in the two-way layout loss ~ variant + seed" in shared
+    assert "Welch" not in shared
+    assert "two-way" not in apart
+    assert "seed by seed" not in apart
+    assert "The variants do not share their seeds, so their means are compared" in apart
+    assert "a test has its pair's own degrees of freedom (Welch 1947)" in apart
+    for text in (shared, apart):
+        assert "A seed fixes" not in text  # of whose training nothing is known
+        assert "Each variant has one setting, and a setting counts only where all its seeds finished" in text
+        assert "only choose" not in text
+
+
+def test_that_some_seeds_only_choose_is_said_of_seeds_that_all_settings_share() -> None:
+    rows = [
+        {"variant": name, "learning_rate": rate, "seed": seed, "val_loss": 3.0 + rate + 0.01 * seed}
+        for name, first in (("a", 0), ("b", 9)) for rate in (0.1, 0.2) for seed in range(first, first + 9)
+    ]  # fmt: skip
+    comparison = compare_experiments(pd.DataFrame(rows))
+    (caveat,) = [caveat for caveat in comparison.caveats if "chosen on the same seeds" in caveat]
+    assert caveat.endswith("from 8 seeds on that all settings share, some only choose.")
+    text = " ".join(method.method(comparison))
+    assert "Each variant is taken at the tuned setting with the lowest mean validation loss over seeds" in text
+    assert "From 8 seeds on that all settings share, a third of them only choose." in text
+
+
+def test_a_methods_section_says_nothing_of_models_that_nobody_described() -> None:
+    rows = [
+        {"width": width, "learning_rate": rate, "val_loss": 3.0 + 0.1 * width + rate + 0.01 * repeat}
+        for width in (1, 2) for rate in ((0.1, 0.2) if width == 1 else (0.1,)) for repeat in range(3)
+    ]  # fmt: skip
+    told = paper.setup(compare_experiments(pd.DataFrame(rows), compare=["width"]))
+    assert told == "We compared 2 variants in width, at 1 to 2 of 2 learning rates (0.1, 0.2) and with 3 seeds each."
+
+
+def test_a_budget_of_some_variants_is_not_said_of_all_and_seeds_are_counted_by_setting(tmp_path: Path) -> None:
+    def budget(target: int) -> dict[str, Any]:
+        return {"kind": "parameters", "target": target, "tolerance": 0.01}
+
+    small = write_sweep(tmp_path / "small", GRID[:2], planted, name="small", budget=budget(30_000))
+    large = write_sweep(
+        tmp_path / "large", GRID[2:3], planted, name="large", budget=budget(60_000), parameters=lambda _: 60_000, seeds=range(5)
+    )
+    told = paper.setup(compare_experiments([small, large]))
+    assert "with 3 to 5 seeds each." in told
+    shared = "2 variants shared 30,000 parameters (within 1.0%) and 1 variant shared 60,000 parameters (within 1.0%)."
+    assert shared in told
+    assert "a context of 64 tokens and the text stdlib." in told
+    assert "Ray Tune" not in told  # which of the two sweeps ran on it, if any, nobody says
+
+
+def test_every_work_in_the_list_is_cited_somewhere_and_a_caveats_citation_is_listed(tmp_path: Path) -> None:
+    sources = [path.read_text() for path in Path(archsweep.__file__).parent.rglob("*.py") if path.name != "paper.py"]
+    own = Path(paper.__file__).read_text().partition("def setup(")[2]
+    assert len(paper.references([*sources, own])) == len(paper.REFERENCES)
+    found = compare_experiments(write_sweep(tmp_path / "demo", GRID, planted))
+    caveat = "More than 4 teach less and less (Muennighoff et al. 2023)."
+    for caveats, listed in (((caveat,), True), ((), False)):
+        generate_summary_report(replace(found, caveats=caveats), tmp_path)
+        assert ("- Muennighoff, N.," in (tmp_path / "report.md").read_text()) == listed
 
 
 def test_a_work_is_listed_however_it_is_cited() -> None:

@@ -13,7 +13,6 @@ from archsweep.analysis.compare import compare_experiments
 from archsweep.analysis.compute import KAPLAN
 from archsweep.analysis.scaling import Law, Points, compute_exponent, fit_law, optima
 from archsweep.analysis.statistics import fit_layout
-from archsweep.analysis.tuning import best_settings, losses_by_seed
 
 if TYPE_CHECKING:
     from archsweep.analysis.compare import Comparison
@@ -48,8 +47,7 @@ def sweep(law: Law = SMALL, sizes: tuple[int, ...] = SIZES, tokens: tuple[int, .
 
 
 def laws(comparison: Comparison) -> scaling.Scaling:
-    layout = fit_layout(losses_by_seed(comparison.source.results, best_settings(comparison.settings)))
-    found = scaling.scaling(comparison.table, layout)
+    found = scaling.scaling(comparison.table, comparison.layout)
     assert found is not None
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from math import log
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from archsweep.analysis import method, tables
 from archsweep.analysis.compare import compare_experiments
+from archsweep.analysis.compute import Exponent
+from archsweep.analysis.metric import named
 from archsweep.analysis.report import generate_summary_report
 from archsweep.errors import RecordError
 from archsweep.records import read
@@ -56,7 +60,7 @@ def test_tunes_dataframe_is_compared_by_the_roles_that_its_columns_are_given() -
     paired = stats.ttest_rel(-(0.7 + np.array(NOISE[0])), -(0.8 + np.array(NOISE[1])))
     assert table["holm_p"].iloc[1] == pytest.approx(paired.pvalue)
     assert comparison.source.results["trial_seconds"].tolist() == [2.5] * 36
-    assert "A large accuracy is good: its negative is what is compared here, and small as for a loss is best." in comparison.caveats
+    assert "A large number is good here: its negative is what is compared, and small as for a loss is best." in comparison.caveats
 
 
 def test_a_prefix_that_is_written_out_means_the_same_and_the_order_of_rows_nothing() -> None:
@@ -79,6 +83,46 @@ def test_a_metric_that_the_schema_knows_keeps_its_unit() -> None:
     source = compare_experiments(frame, metric="bits_per_byte").source
     assert (source.metric, source.unit, source.results["val_loss"].tolist()) == ("bits_per_byte", "bits/byte", [1.5, 1.75] * 2)
     assert compare_experiments(frame).source.unit == "nats/token"
+
+
+def test_a_metric_with_our_own_words_in_its_name_is_named_once_everywhere(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"variant": ["a", "b"] * 2, "seed": [0, 0, 1, 1], "eval/val_loss": [3.0, 3.5, 3.1, float("nan")]})
+    for mode, name in (("min", "eval/val_loss"), ("max", "negative eval/val_loss")):
+        path = generate_summary_report(frame, tmp_path, metric="eval/val_loss", mode=mode)
+        for text in (path.read_text().partition("</style>")[2], (tmp_path / "report.md").read_text()):
+            assert f"lowest {name}?" in text
+            assert "eval/val_loss is no number" in text  # whatever its sign
+            assert "eval/eval" not in text
+            assert "negative negative" not in text
+            assert "eval/negative" not in text
+
+
+@pytest.mark.parametrize(
+    ("metric", "text", "expected"),
+    [
+        ("val", "the val loss, and its validation loss", "the val, and its val"),
+        ("val_loss/mean", "val_loss in val_loss/mean", "val_loss/mean in val_loss/mean"),
+        ("negative validation loss", "a validation loss", "a negative validation loss"),
+        ("loss", "val_loss of my_val_loss", "loss of my_val_loss"),
+    ],
+)
+def test_a_text_that_is_named_stays_as_it_is(metric: str, text: str, expected: str) -> None:
+    source = replace(compare_experiments(pd.DataFrame({"variant": ["a"], "val_loss": [3.0]})).source, metric=metric)
+    assert named(text, source) == expected
+    assert named(expected, source) == expected
+
+
+def test_rows_without_a_trial_are_one_trial_each() -> None:
+    frame = pd.DataFrame(
+        {"variant": ["a", "a", "b"], "seed": [0, 1, 0], "val_loss": [3.0, 3.1, float("nan")], "trial_seconds": [60.0, 120.0, 600.0]}
+    )
+    named = frame.assign(trial_id=["mine", None, "other"])
+    comparison = compare_experiments(frame)
+    assert comparison.source.results["trial_id"].tolist() == ["row 1", "row 2", "row 3"]
+    assert compare_experiments(named).source.results["trial_id"].tolist() == ["mine", "row 2", "other"]
+    listed = tables.trials(comparison)
+    assert [row[listed.header.index("status")] for row in listed.rows] == ["1 finished", "1 finished", "1 diverged"]
+    assert dict(method.reproduce(comparison))["training time"] == "13 min"
 
 
 def test_rows_that_are_not_the_end_of_a_whole_trial_are_no_results() -> None:
@@ -110,6 +154,22 @@ def test_a_parameter_that_varies_without_a_role_is_told() -> None:
     frame = frame[frame["config/dropout"] == 0.0].assign(**{"config/batch": list(range(18))})
     caveats = compare_experiments(frame, **(ROLES | {"tune": ["optimizer/lr"]})).caveats
     assert "batch varied between trials without a role here, so differences may be due to that." in caveats
+
+
+@pytest.mark.parametrize("keywords", [{"reference": "width=32"}, {"margin": 0.01}, {"mode": "max"}, {"exponent": Exponent(0.1, "mine")}])
+def test_what_is_compared_already_takes_no_further_roles(keywords: Any) -> None:
+    comparison = compare_experiments(tunes(), **ROLES)
+    assert compare_experiments(comparison) is comparison
+    with pytest.raises(RecordError, match="A Comparison is made already"):
+        compare_experiments(comparison, **keywords)
+
+
+def test_a_report_takes_the_keywords_of_a_comparison(tmp_path: Path) -> None:
+    generate_summary_report(tunes(), tmp_path, **ROLES, reference="width=32", margin=0.01, exponent=Exponent(0.1, "mine"))
+    text = (tmp_path / "report.md").read_text()
+    assert "the 1 pair with the reference, width=32" in text
+    assert "below 1% of the loss" in text
+    assert "by mine." in text
 
 
 def test_roles_are_for_dataframes_alone(tmp_path: Path) -> None:

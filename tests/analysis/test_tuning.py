@@ -12,6 +12,7 @@ from archsweep.analysis.tuning import (
     at_common_rate,
     best_settings,
     choosing_seeds,
+    is_tuned,
     learning_rate_audit,
     losses_by_seed,
     seeds_for,
@@ -125,6 +126,28 @@ def test_otherwise_every_seed_is_tested(why: str) -> None:
     assert best_settings(settings(frame))["finished"].tolist() == [7, 7] if why == "seven seeds" else [8, 8]
 
 
+def test_a_setting_that_only_the_first_seeds_ran_is_tested_on_these() -> None:
+    """As where a sweep of nine seeds is joined with one of three seeds at another rate: three of nine would choose."""
+    by_rate = {1e-3: [3.0] * 9, 3e-3: [2.0, 2.1, 2.2]}
+    frame = eight_seeds(by_rate, by_rate)
+    tried = settings(frame)
+    best = best_settings(tried)
+    assert choosing_seeds(frame) == frozenset()
+    assert best["learning_rate"].tolist() == [3e-3, 3e-3]
+    assert best["finished"].tolist() == [3, 3]
+    assert best["mean"].tolist() == pytest.approx([2.1, 2.1])
+    assert losses_by_seed(frame, best).columns.tolist() == [0, 1, 2]
+    rate, losses = at_common_rate(tried, best)
+    assert rate == 3e-3
+    assert losses.tolist() == pytest.approx([2.1, 2.1])
+
+
+def test_settings_are_tuned_where_one_variant_has_two_of_them() -> None:
+    one, two = rows("a", {1e-3: [3.0, 3.1]}), rows("b", {1e-3: [3.0], 3e-3: [3.0]})
+    assert not is_tuned(settings(results(one)))
+    assert is_tuned(settings(results(one, two)))
+
+
 @pytest.mark.parametrize(("tested", "planned"), [(3, 3), (7, 7), (8, 11), (9, 13), (12, 17)])
 def test_more_seeds_are_planned_than_are_tested(tested: int, planned: int) -> None:
     assert seeds_for(tested) == planned
@@ -136,6 +159,16 @@ def test_the_common_rate_is_the_best_for_all_variants_together() -> None:
     rate, losses = at_common_rate(tried, best_settings(tried))
     assert rate == 3e-3
     assert losses.to_dict() == {"a": 3.2, "b": 4.0}
+
+
+def test_the_loss_at_a_common_rate_is_at_the_weight_decay_that_was_chosen_not_at_the_one_that_tests_best() -> None:
+    """Two of eight seeds choose: by them no weight decay is better, by the other six it is worse."""
+    decays = {0.0: [3.0] * 2 + [4.0] * 6, 0.1: [3.5] * 2 + [3.6] * 6}
+    frame = pd.concat([eight_seeds({1e-3: losses}, {1e-3: losses}).assign(weight_decay=decay) for decay, losses in decays.items()])
+    tried = settings(frame.reset_index(drop=True))
+    rate, losses = at_common_rate(tried, best_settings(tried))
+    assert rate == 1e-3
+    assert losses.tolist() == [4.0, 4.0]
 
 
 def test_variants_without_a_rate_in_common_have_no_loss_at_one() -> None:

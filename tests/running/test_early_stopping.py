@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from archsweep.config import ExperimentConfig
 from archsweep.planning.plan import Trial, make_plan
-from archsweep.running.early_stopping import EarlyStopping, rungs, verdict
+from archsweep.running.early_stopping import EarlyStopping, reason_to_stop, rungs
 from archsweep.space import ASHA, Choice, MedianStopping, Space
 
 if TYPE_CHECKING:
@@ -93,14 +93,14 @@ def test_the_last_evaluation_stops_nobody(trials: tuple[Trial, ...], tmp_path: P
     [(5.0, [4.0, 4.5, 6.0], True), (4.5, [4.0, 4.5, 6.0], False), (9.0, [1.0, 1.0], False), (5.0, [4.0, 4.5, 5.5, 6.0], False)],
 )
 def test_the_median_of_at_least_three_others_stops_what_is_above_it(loss: float, others: list[float], stops: bool) -> None:
-    assert (verdict(MedianStopping(0.25, 3), loss, others) is not None) is stops
+    assert (reason_to_stop(MedianStopping(0.25, 3), loss, others) is not None) is stops
 
 
 @given(st.lists(st.floats(0, 10), min_size=1, max_size=30), st.integers(2, 4))
 def test_asha_never_stops_the_best_and_stops_the_only_worst_of_many(losses: list[float], reduction: int) -> None:
     rule = ASHA(0.25, reduction)
-    assert verdict(rule, min(losses), losses) is None
-    assert verdict(rule, float("inf"), losses) is not None
+    assert reason_to_stop(rule, min(losses), losses) is None
+    assert reason_to_stop(rule, float("inf"), losses) is not None
 
 
 def test_what_was_seen_before_a_restart_counts_after_it_and_is_judged_once(trials: tuple[Trial, ...], tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 "use strict";
 (() => {
-  const PAGE = 100; // rows of a table at a time
   const order = new Intl.Collator(undefined, { numeric: true });
   const make = (name, properties = {}, ...children) => {
     const element = Object.assign(document.createElement(name), properties);
@@ -20,6 +19,7 @@
       this.heads = [...this.grid.tHead.rows[0].cells];
       this.box = box;
       this.length = Number(box.dataset.rows);
+      this.leaf = Number(box.dataset.leaf); // rows at a time
       this.verdict = box.dataset.verdict === undefined ? -1 : Number(box.dataset.verdict);
       this.first = 0;
       this.matching = this.length;
@@ -53,8 +53,8 @@
       this.filter.addEventListener("input", () => this.update());
       this.count = make("span", { className: "count", role: "status" });
       const tools = make("div", { className: "tools" }, make("label", { htmlFor: name, textContent: "Filter" }), this.filter, this.count);
-      if (this.length > PAGE) {
-        this.leaves = [["Previous", -PAGE], ["Next", PAGE]].map(([textContent, by]) => {
+      if (this.length > this.leaf) {
+        this.leaves = [["Previous", -this.leaf], ["Next", this.leaf]].map(([textContent, by]) => {
           const button = make("button", { type: "button", textContent });
           button.addEventListener("click", () => this.turn(by));
           return button;
@@ -96,17 +96,17 @@
 
     draw() {
       this.shown ??= this.rows;
-      const leaf = this.shown.slice(this.first, this.first + PAGE);
+      const leaf = this.shown.slice(this.first, this.first + this.leaf);
       this.grid.tBodies[0].replaceChildren(...leaf.map((entry) => (entry.row ??= this.rowOf(entry))));
       this.tell();
     }
 
     tell() {
       if (!this.count) return;
-      const last = Math.min(this.first + PAGE, this.matching);
+      const last = Math.min(this.first + this.leaf, this.matching);
       const range = `${last ? this.first + 1 : 0} to ${last} of ${this.matching}`;
       this.count.textContent = `${range} ${this.matching < this.length ? "that match" : "rows"}`;
-      if (this.rest) this.rest.textContent = `Rows ${range} of this table's ${this.length}. results.parquet and report.md have all.`;
+      if (this.rest) this.rest.textContent = `Rows ${range} of this table's ${this.length}. ${this.rest.dataset.whole} all.`;
       if (this.leaves) {
         this.leaves[0].disabled = this.first === 0;
         this.leaves[1].disabled = last === this.matching;
