@@ -28,13 +28,13 @@ PATIENCE_SECONDS = 120.0  # for anything to happen on a busy machine
 ROUNDS = 3
 WORKER = r"ray::\w*(Trial|Trainable)"  # how Ray titles a process that trains: by our class, or by what Tune makes of it
 
-SPACE = '''"""Three layers or four?"""
+SPACE = '''"""Two heads or four? As much work either way, so that the trials of two slots stay whole."""
 from archsweep.config import ExperimentConfig
 from archsweep.space import Choice, Space
 
-base = ExperimentConfig(num_layers=1, num_heads=2, head_dim=8, context_length=16, batch_size=8, max_tokens=128 * 300, eval_tokens=256,
+base = ExperimentConfig(num_layers=3, num_heads=2, hidden_size=16, context_length=16, batch_size=8, max_tokens=128 * 300, eval_tokens=256,
                         num_evaluations=3, vocab_size=300, dataset="text:{text}", learning_rate=3e-3)
-space = Space(base=base, compare={{"num_layers": Choice(3, 4)}}, repeat=2)
+space = Space(base=base, compare={{"num_heads": Choice(2, 4)}}, repeat=2)
 '''
 TEXT = "\n\n".join(
     f"Number {n} follows number {n - 1}, and {n * n} is its square; {'rain' if n % 3 else 'sun'} comes after." for n in range(400)
@@ -52,18 +52,18 @@ class Sweep:
         home.mkdir(parents=True, exist_ok=True)
         text = home.parent / "text.txt"  # its path is part of every trial's name, and so the same for all sweeps of one folder
         text.write_text(TEXT)
-        (home / "layers.py").write_text(SPACE.format(text=text))
+        (home / "heads.py").write_text(SPACE.format(text=text))
         self.options = options or ("--num-cpus=2",)
         self.environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
 
     @property
     def folder(self) -> Path:
-        return self.results / "layers"
+        return self.results / "heads"
 
     @contextmanager
     def running(self) -> Iterator[Run]:
         """The command as a process, which has ended after the block in one way or the other."""
-        command = [sys.executable, "-m", "archsweep", str(self.home / "layers.py"), "--results", str(self.results)]
+        command = [sys.executable, "-m", "archsweep", str(self.home / "heads.py"), "--results", str(self.results)]
         command += ["--checkpoint-seconds=0.3", *self.options]
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self.environment, cwd=self.home

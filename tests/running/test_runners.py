@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from archsweep.planning.plan import Plan, Trial
 
-MACHINES = {"serial": Machine(serial=True), "ray": Machine(num_cpus=2, num_gpus=0)}
+# One slot, so that both train the plan as it is: for two, its trials would be split.
+MACHINES = {"serial": Machine(serial=True), "ray": Machine(num_cpus=1, num_gpus=0)}
 
 
 class Sweep(NamedTuple):
