@@ -19,3 +19,10 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         _ = mallopt(_MMAP_THRESHOLD, _NEVER) or mallopt(_MMAP_THRESHOLD, _SMALLER)
         mallopt(_TRIM_THRESHOLD, _NEVER)
+
+
+def return_freed_memory() -> None:
+    """Give the system back what this process has freed and kept."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

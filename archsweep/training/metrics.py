@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import torch
 import transformers
 
+from archsweep.training.allocator import return_freed_memory
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -118,6 +120,7 @@ def reset_peak_memory(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
+        return_freed_memory()  # an earlier trial's, which would count as this one's
         with suppress(OSError):  # Linux only, and not in every container; the peak is then the process's own
             Path("/proc/self/clear_refs").write_text("5")
 
