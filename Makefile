@@ -20,8 +20,9 @@ lint: $(READY)
 fast: $(READY) # side by side
 	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 8
 
-slow: $(READY) # they start clusters, so one after another
-	$(BIN)/python -m pytest -m slow
+slow: $(READY) # side by side, but for those that start clusters
+	$(BIN)/python -m pytest -m "slow and not cluster" --numprocesses auto --maxprocesses 8
+	$(BIN)/python -m pytest -m "slow and cluster"
 
 bench: $(READY) ## measure what benchmarks/RESULTS.md and the README quote
 	$(BIN)/python -m benchmarks

@@ -30,6 +30,8 @@ from tests.sweep_folder import write_sweep
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+pytestmark = pytest.mark.cluster
+
 REPOSITORY = Path(archsweep.__file__).parent.parent
 
 TINY_SPACE = '''"""One layer or two?"""
