@@ -9,6 +9,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from io import TextIOWrapper
 from pathlib import Path
@@ -536,6 +537,7 @@ def test_an_interrupted_sweep_says_how_to_go_on_and_the_same_command_does(
 ) -> None:
     (tmp_path / "one_or_two.py").write_text(TINY_SPACE.format(tokens=640_000, text=tiny_text))
     command = [sys.executable, "-m", "archsweep", str(tmp_path / "one_or_two.py"), runner, "--results", str(tmp_path / "results")]
+    command.append("--checkpoint-seconds=0.3")
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     for moment in ("replicas began", "goes on from its checkpoint at step"):
         process = subprocess.Popen(
@@ -543,6 +545,8 @@ def test_an_interrupted_sweep_says_how_to_go_on_and_the_same_command_does(
         )
         assert process.stdout is not None
         assert any(moment in line for line in process.stdout)
+        while not any(tmp_path.glob("results/*/trials/*/checkpoint/*")) and process.poll() is None:
+            time.sleep(0.05)  # a trial that has just begun has nothing to go on from
         process.send_signal(stop)
         _, errors = process.communicate(timeout=60)
         assert process.returncode == 130
