@@ -23,8 +23,8 @@ from archsweep.planning.grid import Variant
 from archsweep.planning.plan import Plan, longest_first, make_plan, make_single_plan, replicas_of, sized
 from archsweep.planning.split import split
 from archsweep.records.schema import CONFIG_FILE, JOURNAL_FILE, MODEL_FOLDER, PLAN_FILE, TRIALS_FOLDER
-from archsweep.space import TEXT_FIELDS
 from archsweep.training.corpus import default_cache_dir, identify, train_tokens
+from archsweep.vocabulary import TEXT_FIELDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(archsweep.__file__).parent
 OURS = {"archsweep", "search_spaces"}
-FOUNDATION = {"atomic", "device", "errors", "config", "space"}
+FOUNDATION = {"atomic", "device", "errors", "config", "vocabulary", "space"}
 
 # Room -> what it may import: our own rooms, and of the heavy or telling libraries those that its step needs.
 ROOMS = {
@@ -26,7 +26,9 @@ ROOMS = {
     "errors": (set(), set()),
     "device": (set(), set()),
     "config": ({"atomic", "errors"}, {"pydantic"}),
-    "space": ({"errors", "config"}, {"pydantic"}),
+    "vocabulary": (set(), {"pydantic"}),
+    "space_faults": ({"errors", "config", "vocabulary", "space"}, {"pydantic"}),  # space as a type alone
+    "space": ({"errors", "config", "vocabulary", "space_faults"}, set()),
     "extensions": ({"errors", "config"}, {"torch"}),
     "doctor": ({"errors", "training", "running"}, {"torch", "huggingface_hub", "packaging"}),
     "planning": (FOUNDATION | {"extensions", "planning"}, {"pydantic", "rich", "optuna"}),

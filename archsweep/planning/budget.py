@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from archsweep.config import ExperimentConfig
-    from archsweep.space import Budget
+    from archsweep.vocabulary import Budget
 
 MOST_DISTORTED = 2.0  # where both sizes are solved, ffn_size / hidden_size stays within this factor of the wanted proportion
 SAME_PROPORTION = 1.05  # proportions that differ by less are one proportion, rounded to whole sizes

@@ -14,7 +14,7 @@ from archsweep.extensions import count as count_own
 
 if TYPE_CHECKING:
     from archsweep.config import ExperimentConfig
-    from archsweep.space import BudgetKind, SizeKind
+    from archsweep.vocabulary import BudgetKind, SizeKind
 
 FLOPS_PER_BYTE = 200  # products that take as long as moving a byte of activations: fitted to 1, 2 and 4 layers of one size on one core
 LOGIT_BYTES = 12  # per logit, in float32: itself, its log-softmax and its gradient

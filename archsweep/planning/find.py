@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 from archsweep.config import NAME_PATTERN, ExperimentConfig
 from archsweep.errors import ArchsweepError, SpaceError, nearest
 from archsweep.planning.cost import amount
-from archsweep.space import Choice, Space, values_of, with_values
+from archsweep.space import Space
+from archsweep.vocabulary import Choice, values_of, with_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from types import ModuleType
 
-    from archsweep.space import Budget, Values
+    from archsweep.vocabulary import Budget, Values
 
 SHIPPED_PACKAGE = "search_spaces"
 BASES_MODULE = "bases"

@@ -9,12 +9,13 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 from archsweep.config import ExperimentConfig
 from archsweep.errors import ConfigError, SpaceError
-from archsweep.space import STEP_FIELDS, TEXT_FIELDS, Choice, When, values_of
+from archsweep.vocabulary import STEP_FIELDS, TEXT_FIELDS, Choice, When, values_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from archsweep.space import Space, Value, Values
+    from archsweep.space import Space
+    from archsweep.vocabulary import Value, Values
 
 
 class Refusal(BaseModel):

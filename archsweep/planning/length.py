@@ -10,7 +10,7 @@ from archsweep.planning import cost
 
 if TYPE_CHECKING:
     from archsweep.config import ExperimentConfig
-    from archsweep.space import Budget
+    from archsweep.vocabulary import Budget
 
 Speed = Callable[["ExperimentConfig"], float]  # seconds that one training token of one replica takes
 

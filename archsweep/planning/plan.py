@@ -16,12 +16,13 @@ from archsweep.planning.cost import Cost, amount, cost
 from archsweep.planning.grid import Refusal, Variant, grid, plain
 from archsweep.planning.length import Speed, solve_length
 from archsweep.planning.memory import stack_memory_bytes
-from archsweep.space import Budget, Optuna, Space, as_budgets
+from archsweep.space import Space
+from archsweep.vocabulary import Budget, Optuna, as_budgets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from archsweep.space import Value
+    from archsweep.vocabulary import Value
 
 __all__ = ["Cost", "Plan", "Point", "Refusal", "Replica", "Trial", "make_plan"]
 

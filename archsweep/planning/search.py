@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from archsweep.errors import SpaceError
 from archsweep.planning.grid import Refusal, chosen, plain, variant_of
 from archsweep.planning.plan import Plan, Point, Trial, settled, trial_of
-from archsweep.space import Choice, IntRange, LogUniform, Optuna, values_of
+from archsweep.vocabulary import Choice, IntRange, LogUniform, Optuna, values_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from archsweep.space import Values
+    from archsweep.vocabulary import Values
 
 FIRST = 10  # trials that depend on no result (optuna's own number), and the size of NSGA-II's generations
 PATIENCE = 5  # suggestions in a row that train nothing before they are drawn at random

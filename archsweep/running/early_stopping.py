@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from archsweep.records import write
 from archsweep.records.schema import TRIALS_FOLDER
 from archsweep.running.worker import best_setting_loss
-from archsweep.space import ASHA
+from archsweep.vocabulary import ASHA
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from archsweep.planning.plan import Trial
-    from archsweep.space import MedianStopping
+    from archsweep.vocabulary import MedianStopping
 
 Rows = list[dict[str, Any]]
 
