@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 # Part of every trial's identity. Raise it when a change alters what a config trains to: recorded trials are then trained again.
 TRAINER_VERSION = 3
 
+# The part of the loss below which two variants count as equal, where nobody says another.
+DEFAULT_MARGIN = 0.005
+
 # An evaluation before the last reads one of so many parts of the evaluation tokens: it draws a curve, the last one decides.
 EARLIER_PARTS = 4
 
@@ -286,6 +289,13 @@ class ExperimentConfig(BaseModel):
         names = _HUGGING_FACE_NAMES.get(self.family, {})
         sizes = {argument: getattr(self, field) for field, arguments in names.items() for argument in arguments}
         return sizes | _CONSTANTS.get(self.family, {}) | self.model_overrides
+
+
+def fault_of_margin(margin: object) -> str | None:
+    """What is wrong with a margin of equivalence; None for one that serves."""
+    if isinstance(margin, (int, float)) and 0 < margin <= 0.5:
+        return None
+    return f"margin must be a part of the loss above 0 and at most 0.5, got {margin!r}. Half a percent is 0.005."
 
 
 def label(variant: Mapping[str, Any]) -> str:

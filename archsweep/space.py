@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from archsweep.config import ExperimentConfig
+from archsweep.config import DEFAULT_MARGIN, ExperimentConfig
 from archsweep.errors import SpaceError
 from archsweep.space_faults import faults_of, faults_of_reference
 from archsweep.vocabulary import (
@@ -58,7 +58,7 @@ class Space:
     early_stopping: ASHA | MedianStopping | None = None
     prune_tune: bool = False
     reference: Mapping[str, Value] | None = None
-    margin: float = 0.005
+    margin: float = DEFAULT_MARGIN
 
     def __post_init__(self) -> None:
         if faults := list(faults_of(self)):

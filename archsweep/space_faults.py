@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
-from archsweep.config import TUNABLE, ExperimentConfig
+from archsweep.config import TUNABLE, ExperimentConfig, fault_of_margin
 from archsweep.errors import ConfigError, nearest
 from archsweep.vocabulary import (
     ASHA,
@@ -65,8 +65,8 @@ def faults_of(space: Space) -> Iterator[str]:
         yield "prune_tune compares the seeds of tuned settings half-way: it needs tune, a repeat of at least 2, and several evaluations."
     if space.early_stopping is not None:
         yield from _faults_of_early_stopping(space)
-    if not isinstance(space.margin, (int, float)) or not 0 < space.margin <= 0.5:
-        yield f"margin must be a part of the loss above 0 and at most 0.5, got {space.margin!r}. Half a percent is 0.005."
+    if (fault := fault_of_margin(space.margin)) is not None:
+        yield fault
     if isinstance(space.compare, Mapping):
         yield from faults_of_reference(space.reference, space)
 

@@ -12,14 +12,12 @@ import pandas as pd
 from archsweep.analysis.frames import ResultGrid, Roles, grid_frame, read_frame
 from archsweep.analysis.joined import join
 from archsweep.analysis.metric import LOSS, UNIT
-from archsweep.config import label
+from archsweep.config import DEFAULT_MARGIN, fault_of_margin, label
 from archsweep.errors import RecordError, nearest
 from archsweep.records import read
 from archsweep.records.files import load_plan
 from archsweep.records.results import ExperimentResults
 from archsweep.records.schema import COST, CURVES, RESULTS
-
-DEFAULT_MARGIN = 0.005  # half a percent of the loss
 
 Given: TypeAlias = str | Path | pd.DataFrame | ResultGrid | Sequence[ExperimentResults] | Sequence[str | Path]
 NO_ROLES = Roles()
@@ -102,9 +100,10 @@ def _with_family(source: Source, reference: str | None, margin: float | None) ->
     variants = source.results["variant"].unique()
     if reference is not None and reference not in variants:
         raise RecordError(f"The reference must be one of the variants, got {reference!r}: {nearest(reference, variants)}")
-    if margin is not None and not 0 < margin <= 0.5:
-        raise RecordError(f"margin must be a part of the loss above 0 and at most 0.5, got {margin!r}. Half a percent is 0.005.")
-    return replace(source, reference=reference, margin=DEFAULT_MARGIN if margin is None else margin)
+    margin = DEFAULT_MARGIN if margin is None else margin
+    if (fault := fault_of_margin(margin)) is not None:
+        raise RecordError(fault)
+    return replace(source, reference=reference, margin=margin)
 
 
 def _from_list(given: Sequence[ExperimentResults] | Sequence[str | Path]) -> Source:

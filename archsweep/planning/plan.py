@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, JsonValue, ValidationError
 
 from archsweep.atomic import write_atomically
-from archsweep.config import TUNABLE, ExperimentConfig, Replica, label
+from archsweep.config import DEFAULT_MARGIN, TUNABLE, ExperimentConfig, Replica, label
 from archsweep.errors import ArchsweepError, RecordError, SpaceError
 from archsweep.planning.budget import solve
 from archsweep.planning.cost import Cost, amount, cost
@@ -95,7 +95,7 @@ class Plan(BaseModel):
     method: Optuna | None = None
     search_id: str | None = None  # names what a search asks, whatever its number of trials
     reference: dict[str, JsonValue] | None = None  # the variant that all others are tested against; None: every pair is tested
-    margin: float = 0.005  # the part of the loss below which two variants count as equal
+    margin: float = DEFAULT_MARGIN  # the part of the loss below which two variants count as equal
     ranges: dict[str, str] = {}  # of a search: what it may choose for each compared field
     points: tuple[Point, ...] = ()
     space: InstanceOf[Space] | None = Field(None, exclude=True, repr=False)  # what made the plan; one that was read from a file has none
