@@ -37,7 +37,9 @@ from archsweep.atomic import write_atomically
 from archsweep.errors import RecordError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
+
+    from archsweep.analysis.statistics import Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +64,11 @@ class Comparison:
     exponent: Exponent
     omnibus: Omnibus
     common_rate: float  # the learning rate with the lowest mean over all variants
+
+    def half_widths(self, variants: Iterable[str]) -> Array:
+        """Half of the 95 % interval of the mean of each of these variants; NaN for one without a result."""
+        known = pd.Series(dtype=float) if self.layout is None else self.layout.half_widths
+        return np.asarray(known.reindex(pd.Index(variants)).to_numpy(dtype=float, na_value=np.nan))
 
     def __str__(self) -> str:
         parts = [self.question, self.verdict, _plain_table(self.table), *(f"- {caveat}" for caveat in self.caveats)]

@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from archsweep.analysis import plots
 from archsweep.analysis.search import decode_latency, non_dominated
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
     from archsweep.analysis.compare import Comparison
 
 
@@ -52,7 +52,7 @@ def costs(comparison: Comparison) -> pd.DataFrame:
     results = comparison.source.results
     found["peak_memory_bytes"] = results.groupby("variant")["peak_memory_bytes"].max().reindex(found["variant"]).to_numpy()
     found["decode_latency"] = decode_latency(results).reindex(found["variant"]).to_numpy()
-    found["half_width"] = _half_widths(comparison, found["variant"])
+    found["half_width"] = comparison.half_widths(found["variant"])
     numbers = {name: found[name].to_numpy(dtype=float, na_value=np.nan) for name in found.columns.drop("variant")}
     return pd.DataFrame(
         {"variant": found["variant"].to_numpy(), **{name: held for name, held in numbers.items() if np.isfinite(held).any()}}
@@ -81,21 +81,18 @@ def plot_costs(comparison: Comparison) -> Figure:
     shown = known(found)
     columns = min(2, len(shown))
     lines = math.ceil(len(shown) / columns)
-    with mpl.rc_context(plots.STYLE):
-        figure = Figure(figsize=(3.7 * columns + 0.4, 2.9 * lines + 0.2), layout="constrained")
-        FigureCanvasAgg(figure)
+    with plots.canvas(3.7 * columns + 0.4, 2.9 * lines + 0.2) as figure:
         grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
         for cost, axes in zip(shown, grid.flat, strict=False):
             _panel(axes, found, cost)
         for axes in grid.flat[len(shown) :]:
             axes.remove()
         for axes in grid[:, 0]:
-            axes.set_ylabel("validation loss (nats/token)")
-        plots.settle(figure)
+            axes.set_ylabel(plots.LOSS_LABEL)
     return figure
 
 
-def _panel(axes: mpl.axes.Axes, found: pd.DataFrame, cost: Cost) -> None:
+def _panel(axes: Axes, found: pd.DataFrame, cost: Cost) -> None:
     crowded = len(found) > MOST_BARS
     best = front(found, cost)
     line = found[best].sort_values(cost.column)
@@ -113,9 +110,3 @@ def _panel(axes: mpl.axes.Axes, found: pd.DataFrame, cost: Cost) -> None:
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.tick_params(labelleft=True)
     axes.set_xlabel(f"{cost.label}{', log scale' if axes.get_xscale() == 'log' else ''}")
-
-
-def _half_widths(comparison: Comparison, variants: pd.Series) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    if comparison.layout is None:
-        return np.empty(0)
-    return np.asarray(comparison.layout.half_widths.reindex(variants).to_numpy(dtype=float, na_value=np.nan))

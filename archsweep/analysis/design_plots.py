@@ -5,21 +5,19 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullLocator, PercentFormatter
 
 from archsweep.analysis import scaling
-from archsweep.analysis.plots import INK, MARKERS, MUTED, PALETTE, PAPER, STYLE, standard_name, standard_of
+from archsweep.analysis.plots import INK, LOSS_LABEL, MARKERS, MUTED, PALETTE, PAPER, canvas, standard_name, standard_of
 from archsweep.analysis.words import short, si, text, words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from archsweep.analysis.compare import Comparison
     from archsweep.analysis.factorial import Effects
@@ -27,15 +25,12 @@ if TYPE_CHECKING:
 
 DECADE = 10  # values over a wider factor stand on a log axis
 MOST_TICKS = 12
-LOSS = "validation loss (nats/token)"
 
 
 @contextmanager
 def panels(width: float, height: float, count: int = 1) -> Iterator[tuple[Figure, list[Axes]]]:
-    """A figure of `count` axes beside each other with one scale of losses, in our style, that no window knows of."""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        FigureCanvasAgg(figure)
+    """A figure of `count` axes beside each other with one scale of losses."""
+    with canvas(width, height) as figure:
         yield figure, list(figure.subplots(1, count, squeeze=False, sharey=True)[0])
 
 
@@ -116,7 +111,7 @@ def plot_effects(found: Effects) -> Figure:
                 axes.tick_params(axis="x", rotation=90)
             axes.margins(x=0.12)
             axes.set_xlabel(words(dimension))
-        all_axes[0].set_ylabel(LOSS)
+        all_axes[0].set_ylabel(LOSS_LABEL)
     return figure
 
 
@@ -161,7 +156,7 @@ def plot_scaling(fit: Fit) -> Figure:
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.set(xlabel=f"{words(fit.convention)} (log scale)", ylabel=LOSS)
+        axes.set(xlabel=f"{words(fit.convention)} (log scale)", ylabel=LOSS_LABEL)
         if len(groups) > 1:
             axes.legend(title="compute" if groups[0][2] else "training tokens", fontsize=9, title_fontsize=9)
     return figure
@@ -200,4 +195,4 @@ def _against_law(axes: Axes, fit: Fit) -> None:
     both = [min(expected.min(), fit.points.losses.min()), max(expected.max(), fit.points.losses.max())]
     axes.plot(both, both, color=INK, linewidth=1)
     axes.errorbar(expected, fit.points.losses, yerr=np.nan_to_num(fit.points.half_width), fmt="o", color=PALETTE[0], markersize=6)
-    axes.set(xlabel="the law's loss (nats/token)", ylabel=LOSS)
+    axes.set(xlabel="the law's loss (nats/token)", ylabel=LOSS_LABEL)

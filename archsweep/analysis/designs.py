@@ -62,7 +62,8 @@ def read_designs(comparison: Comparison, found: search.Found | None) -> Designs:
 
 
 def sections(designs: Designs) -> list[Section]:
-    return [*_effects_section(designs.effects), *_picks_sections(designs.picks), *_scaling_section(designs.scaling)]
+    crossed = _effects_section(designs.effects) or _effects_left_out(designs.comparison)
+    return [*crossed, *_picks_sections(designs.picks), *_scaling_section(designs.scaling)]
 
 
 def design_illustrations(designs: Designs) -> Iterator[Illustration]:
@@ -127,6 +128,13 @@ def _effects_section(found: Effects | None) -> list[Section]:
         for _, row in found.table.iterrows()
     ]
     return [Section("Effects", [_effects_sentence(found), _effects_method(found)], [Table(header, rows, frozenset(range(1, len(header))))])]
+
+
+def _effects_left_out(comparison: Comparison) -> list[Section]:
+    """That there would be effects, where there are too many variants for them."""
+    count, crossed = int(comparison.table["mean"].notna().sum()), comparison.source.search is None and len(comparison.source.compare) > 1
+    why = f"There are {count:,} variants with a result; main effects and interactions are computed for at most {MOST_CROSSED}."
+    return [Section("Effects", [why], [])] if crossed and count > MOST_CROSSED else []
 
 
 def _effects_sentence(found: Effects) -> str:

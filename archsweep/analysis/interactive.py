@@ -34,7 +34,7 @@ def training_curves(comparison: Comparison) -> Drawing | None:
     return {
         "kind": "curves",
         "x": "training tokens" if x == "tokens" else "evaluation",
-        "y": "validation loss (nats/token)",
+        "y": plots.LOSS_LABEL,
         "evaluations": int(curves["evaluation"].max()),
         "series": [{"name": name, **_curve(groups[name], x)} for name in names],
     }
@@ -58,7 +58,7 @@ def loss_against_cost(comparison: Comparison) -> Drawing | None:
         return None
     return {
         "kind": "costs",
-        "y": "validation loss (nats/token)",
+        "y": plots.LOSS_LABEL,
         "names": found["variant"].tolist(),
         "loss": _numbers(found["mean"]),
         "bars": len(found) <= MOST_BARS,

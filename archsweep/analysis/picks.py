@@ -45,7 +45,7 @@ def picks(comparison: Comparison, found: search.Found | None) -> dict[str, list[
         return {}
     order = list(ranked["variant"])
     costs = [name for name in found.objectives if name != "val_loss"] if found else list(GRID_COSTS)
-    told = ranked.assign(half_width=comparison.layout.half_widths.reindex(order).to_numpy())
+    told = ranked.assign(half_width=comparison.half_widths(order))
     told = told.assign(**{name: search.objective(name, comparison, order) for name in costs}).set_index("variant")
     ladders = {name: _ladder_of(told, name, comparison.pairs) for name in costs if _is_choice(told[name].to_numpy(dtype=float))}
     return {name: rungs for name, rungs in ladders.items() if len(rungs) > 1}

@@ -47,6 +47,7 @@ PALETTE = ("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#5
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 INK, RULE, MUTED, PAPER = "#1f2930", "#dfe3e8", "#9aa4ad", "#fefefe"
 
+LOSS_LABEL = "validation loss (nats/token)"
 PNG_DPI = 300  # what journals ask of a figure
 SVG_DPI = 150  # of what is a picture in a drawing, because it would have thousands of parts
 STANDARDS = (BEST, REFERENCE_ITSELF)
@@ -97,7 +98,7 @@ def plot_training_curves(source: Given | Comparison, path: str | Path | None = N
             rows, label = seeds.loc[name], name if order > 1 else "_grey"
             axes.fill_between(rows.index, rows["min"], rows["max"], color=colour, alpha=0.15, linewidth=0, zorder=order)
             axes.plot(rows.index, rows["mean"], marker, linestyle="-", color=colour, markersize=5, mew=0, label=label, zorder=order)
-        axes.set(xlabel="training tokens" if x == "tokens" else "evaluation", ylabel="validation loss (nats/token)")
+        axes.set(xlabel="training tokens" if x == "tokens" else "evaluation", ylabel=LOSS_LABEL)
         if x == "tokens":
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         _legend(comparison, axes)
@@ -124,7 +125,7 @@ def plot_heat_map(source: Given | Comparison, path: str | Path | None = None) ->
     with _figure(2.6 + cell[0] * means.shape[1], 1.8 + cell[1] * means.shape[0], path) as (figure, axes):
         heat = sns.heatmap(
             means.rename(index=_tick, columns=_tick), annot=texts.to_numpy() if wide else None, fmt="", cmap="crest", linecolor=PAPER,
-            ax=axes, rasterized=not wide, linewidths=2 if wide else 0.5, cbar_kws={"label": "validation loss (nats/token)"},
+            ax=axes, rasterized=not wide, linewidths=2 if wide else 0.5, cbar_kws={"label": LOSS_LABEL},
             annot_kws={"fontsize": 9},
         )  # fmt: skip
         heat.grid(False)
@@ -181,7 +182,7 @@ def plot_learning_rates(source: Given | Comparison, path: str | Path | None = No
         axes.set_xticks(sorted(shown["learning_rate"].unique()))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.set(xlabel="peak learning rate (log scale)", ylabel="validation loss (nats/token)")
+        axes.set(xlabel="peak learning rate (log scale)", ylabel=LOSS_LABEL)
         _legend(comparison, axes)
     return figure
 
@@ -201,7 +202,7 @@ def plot_front(variants: pd.DataFrame, objective: str) -> Figure:
         axes.plot(front[objective], front["mean"], color=PALETTE[0], linewidth=1, alpha=0.4)
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         unit = {"decode_latency": " (s/token)", "memory": " (bytes)", "flops": " (FLOPs)"}.get(objective, "")
-        axes.set(xlabel=f"{words(objective)}{unit}", ylabel="validation loss (nats/token)")
+        axes.set(xlabel=f"{words(objective)}{unit}", ylabel=LOSS_LABEL)
     return figure
 
 
@@ -211,7 +212,7 @@ def plot_best_so_far(variants: pd.DataFrame) -> Figure:
     with _figure(6.4, 4.4, None) as (figure, axes):
         axes.plot(numbers, variants["mean"], "o", color=MUTED, markersize=5, mew=0)
         axes.step(numbers, variants["best_so_far"], where="post", color=PALETTE[0], linewidth=2)
-        axes.set(xlabel="variant", ylabel="validation loss (nats/token)")
+        axes.set(xlabel="variant", ylabel=LOSS_LABEL)
     return figure
 
 
@@ -251,21 +252,24 @@ def svg(figure: Figure) -> str:
 
 
 @contextmanager
-def _figure(width: float, height: float, path: str | Path | None) -> Iterator[tuple[Figure, Axes]]:
+def canvas(width: float, height: float, path: str | Path | None = None) -> Iterator[Figure]:
     """A figure that no window and no global state knows of, drawn in our style and saved to `path` at the end."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
-        yield figure, figure.add_subplot()
-        settle(figure)
+        yield figure
+        # Laid out once and for all: it is saved in three formats, each of which would do it twice.
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
         if path is not None:
             write_atomically(path, png(figure))
 
 
-def settle(figure: Figure) -> None:
-    """Lay a finished figure out once and for all: it is saved in three formats, each of which would do it twice."""
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+@contextmanager
+def _figure(width: float, height: float, path: str | Path | None) -> Iterator[tuple[Figure, Axes]]:
+    """A canvas with one pair of axes."""
+    with canvas(width, height, path) as figure:
+        yield figure, figure.add_subplot()
 
 
 def best_curves(comparison: Comparison) -> pd.DataFrame:
@@ -334,10 +338,8 @@ def _interval(axes: Axes, y: int, row: pd.Series) -> None:
 
 def _cell_texts(comparison: Comparison) -> list[str]:
     """Of each variant: its mean ± half of the interval that the layout's pooled error gives it, or why it has none."""
-    halves = _half_widths(comparison)
     texts = []
-    for _, row in comparison.table.iterrows():
-        half = halves.get(row["variant"], float("nan"))
+    for (_, row), half in zip(comparison.table.iterrows(), comparison.half_widths(comparison.table["variant"]), strict=True):
         mean = f"{loss(row['mean'])}" if pd.notna(row["mean"]) else str(row["verdict"]).lower()
         texts.append(f"{mean}\n± {half:.3f}" if np.isfinite(half) else mean)
     return texts
@@ -346,10 +348,6 @@ def _cell_texts(comparison: Comparison) -> list[str]:
 def _tick(value: Any) -> Any:
     """A compared value as a heat map's tick: a text, short enough for one cell."""
     return short(value, letters=15) if isinstance(value, str) else value
-
-
-def _half_widths(comparison: Comparison) -> dict[Any, float]:
-    return {} if comparison.layout is None else dict(comparison.layout.half_widths)
 
 
 _LOWEST = "the lowest"  # of all means, whatever its verdict

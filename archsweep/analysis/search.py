@@ -40,7 +40,7 @@ def found(comparison: Comparison) -> Found | None:
     order = [variant for variant in comparison.source.results["variant"].unique() if variant in table.index]
     variants = table.loc[order].assign(**{name: objective(name, comparison, order) for name in search.objectives}).reset_index()
     values = variants[list(search.objectives)].to_numpy(dtype=float)
-    variants["half_width"] = comparison.layout.half_widths.reindex(order).to_numpy() if comparison.layout else []
+    variants["half_width"] = comparison.half_widths(order)
     variants["front"] = non_dominated(values)
     variants["best_so_far"] = np.minimum.accumulate(variants["mean"].to_numpy(dtype=float))
     return Found(search.objectives, variants, importances(variants, comparison.source.compare), _counts(comparison))

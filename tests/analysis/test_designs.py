@@ -54,6 +54,19 @@ def test_two_crossed_dimensions_have_their_effects(tmp_path: Path) -> None:
     assert "](figures/effects.png)" in markdown
 
 
+def test_effects_of_too_many_variants_are_not_left_out_in_silence() -> None:
+    rows = [
+        {"num_layers": layers, "num_heads": heads, "seed": seed, "val_loss": 3 + layers + 0.1 * heads + 0.01 * ((layers + seed) % 3)}
+        for layers, heads, seed in product(range(1, 16), range(1, 15), (0, 1, 2))
+    ]
+    comparison = compare_experiments(pd.DataFrame(rows), compare=["num_layers", "num_heads"])
+    [first, *_] = designs.sections(designs.read_designs(comparison, None))
+    assert (first.title, first.lines) == (
+        "Effects",
+        ["There are 210 variants with a result; main effects and interactions are computed for at most 200."],
+    )
+
+
 def test_many_variants_have_parallel_coordinates_importances_and_picks(tmp_path: Path) -> None:
     variants = [{"num_layers": layers, "num_heads": heads, "ffn_size": ffn} for layers, heads, ffn in product((1, 2, 4), (1, 2), (64, 128))]
     page, markdown = texts(
