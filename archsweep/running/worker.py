@@ -18,7 +18,7 @@ from archsweep.running.resources import CUDA_CONTEXT_BYTES
 from archsweep.running.trackers import replica_name
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
     from pathlib import Path
 
     import torch
@@ -54,39 +54,16 @@ def train_trial(
     import torch
 
     from archsweep.training.allocator import keep_freed_memory
-    from archsweep.training.experiment import ArchitectureExperiment
     from archsweep.training.hardware import EnergyMeter
-    from archsweep.training.precision import device_name, precision_used, resolve_device
+    from archsweep.training.precision import precision_used
 
     started = perf_counter()
     torch.set_num_threads(threads)
     keep_freed_memory()
     warnings: list[str] = []
-    experiment = ArchitectureExperiment(
-        trial.config,
-        trial.replicas,
-        cache_dir=storage.cache_dir,
-        checkpoint_dir=folder / CHECKPOINT_FOLDER,
-        checkpoint_seconds=storage.checkpoint_seconds,
-        prune_tune=trial.prune_tune,
-        warn=warnings.append,
-        **_fit(trial, resolve_device(trial.config), gpu_share, storage.cache_dir),
-    )
-    experiment.setup()
-    if experiment.data.corpus.id != corpus_id:
-        raise DataError(
-            f"the corpus {trial.config.dataset} differs between machines: {experiment.data.corpus.id} on {socket.gethostname()}, "
-            f"{corpus_id} where the sweep was started. Use the same Python version on both, or dataset=text: with the same files."
-        )
+    experiment = _experiment(trial, corpus_id, storage, folder, gpu_share, warnings.append)
     precision = precision_used(trial.config, experiment.device)
-    constant = {
-        **_circumstances(device_name(experiment.device), precision),
-        "corpus_id": corpus_id,
-        "corpus_tokens": experiment.data.corpus.train_tokens,
-        "gpu_share": gpu_share,
-        "resumed_at": experiment.resumed_at,
-        "warnings": warnings,
-    }
+    constant = {**_circumstances(experiment, precision), "gpu_share": gpu_share, "warnings": warnings}
     last: dict[str, Any] = {"step": experiment.resumed_at, "tokens": 0, "val_loss": float("inf")}
     reported = perf_counter()
     with EnergyMeter(experiment.device) as energy, closing(experiment.training()) as training:
@@ -100,19 +77,50 @@ def train_trial(
                 last = {"tokens": rows[0]["tokens"], "val_loss": best_setting_loss(rows)}
                 if all(row["status"] != "running" for row in rows):
                     ends = _keep(experiment, rows, folder, storage.keep_models) | {"device_energy_joules": energy.joules()}
-            yield {
-                **constant,
-                **last,
-                **ends,
-                "rows": rows or [],
-                "step": experiment.steps_done,
-                "trial_seconds": perf_counter() - started,
-            }
+            told = {"rows": rows or [], "step": experiment.steps_done, "trial_seconds": perf_counter() - started}
+            yield {**constant, **last, **ends, **told}
 
 
-def _circumstances(device: str, precision: str) -> dict[str, Any]:
-    """Where and with what the trial trains."""
-    return {"hostname": socket.gethostname(), "device_name": device, "precision_used": precision, "software": software()}
+def _experiment(
+    trial: Trial, corpus_id: str, storage: Storage, folder: Path, gpu_share: float, warn: Callable[[str], object]
+) -> ArchitectureExperiment:
+    """The trial's training, set up, from its checkpoint on where there is one. Raises DataError where the corpus is not the driver's."""
+    from archsweep.training.experiment import ArchitectureExperiment
+    from archsweep.training.precision import resolve_device
+
+    experiment = ArchitectureExperiment(
+        trial.config,
+        trial.replicas,
+        cache_dir=storage.cache_dir,
+        checkpoint_dir=folder / CHECKPOINT_FOLDER,
+        checkpoint_seconds=storage.checkpoint_seconds,
+        prune_tune=trial.prune_tune,
+        warn=warn,
+        **_fit(trial, resolve_device(trial.config), gpu_share, storage.cache_dir),
+    )
+    experiment.setup()
+    if experiment.data.corpus.id != corpus_id:
+        raise DataError(
+            f"the corpus {trial.config.dataset} differs between machines: {experiment.data.corpus.id} on {socket.gethostname()}, "
+            f"{corpus_id} where the sweep was started. Use the same Python version on both, or dataset=text: with the same files."
+        )
+    return experiment
+
+
+def _circumstances(experiment: ArchitectureExperiment, precision: str) -> dict[str, Any]:
+    """Where, with what and on which text the trial trains, and from which step on."""
+    from archsweep.training.precision import device_name
+
+    corpus = experiment.data.corpus
+    return {
+        "hostname": socket.gethostname(),
+        "device_name": device_name(experiment.device),
+        "precision_used": precision,
+        "software": software(),
+        "corpus_id": corpus.id,
+        "corpus_tokens": corpus.train_tokens,
+        "resumed_at": experiment.resumed_at,
+    }
 
 
 def _fit(trial: Trial, device: torch.device, gpu_share: float, cache_dir: Path | None) -> dict[str, Any]:
