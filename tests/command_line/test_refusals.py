@@ -9,7 +9,6 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
-    pass
 
 from tests.command_line.command import run
 

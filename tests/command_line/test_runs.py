@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from archsweep.config import ExperimentConfig
 
-    pass
 
 from tests.command_line.command import REPOSITORY, TINY_SPACE, run
 
