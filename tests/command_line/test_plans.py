@@ -20,13 +20,12 @@ from archsweep.pipeline import Question
 from archsweep.planning import throughput
 from archsweep.planning.find import find
 from archsweep.training.data import LanguageModelDataset
+from tests.command_line.command import REPOSITORY, run
 from tests.sweep_folder import write_sweep
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
-
-from tests.command_line.command import REPOSITORY, run
 
 pytestmark = pytest.mark.cluster
 

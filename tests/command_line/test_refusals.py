@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.command_line.command import run
+
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-from tests.command_line.command import run
 
 
 def test_a_sweep_in_which_a_trial_failed_ends_with_1_and_reports_the_reason(

@@ -13,14 +13,12 @@ import pytest
 
 import archsweep
 from archsweep.training.data import LanguageModelDataset
+from tests.command_line.command import REPOSITORY, TINY_SPACE, run
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from archsweep.config import ExperimentConfig
-
-
-from tests.command_line.command import REPOSITORY, TINY_SPACE, run
 
 pytestmark = pytest.mark.cluster
 
