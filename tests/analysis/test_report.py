@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -59,15 +60,24 @@ class Page(HTMLParser):
             self._words.append(data)
 
 
-@pytest.fixture
-def partial_sweep(tmp_path: Path) -> Path:
-    """Two variants with a result, one of which lost a replica; one that failed and one that was cut off."""
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole sweep of four variants, with its report."""
+    folder = write_sweep(tmp_path_factory.mktemp("whole") / "demo", GRID, planted, question="Heads or layers?")
+    read.collect(folder)
+    generate_summary_report(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def partial_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two variants with a result, one of which lost a replica; one that failed and one that was cut off: a sweep with its report."""
 
     def loss(variant: Mapping[str, Any], rate: float, seed: int) -> float | None:
         return None if variant == GRID[1] and rate == 1e-2 and seed == 2 else planted(variant, rate, seed)
 
-    return write_sweep(
-        tmp_path / "demo",
+    folder = write_sweep(
+        tmp_path_factory.mktemp("partial") / "demo",
         GRID,
         loss,
         outcomes={2: {"status": "failed", "reason": "out of memory | at 2 GiB"}, 3: None},
@@ -75,6 +85,8 @@ def partial_sweep(tmp_path: Path) -> Path:
         refused=[{"variant": {"num_layers": 9, "num_heads": 7}, "reason": "no width reaches the budget"}],
         budget={"kind": "non_embedding_parameters", "target": 20_000, "tolerance": 0.01},
     )
+    generate_summary_report(folder)
+    return folder
 
 
 def test_a_report_is_one_page_its_markdown_and_the_figures(tmp_path: Path) -> None:
@@ -95,8 +107,8 @@ def test_a_report_goes_where_it_is_told(tmp_path: Path) -> None:
     assert not (folder / "report.html").exists()
 
 
-def test_the_page_loads_nothing_from_anywhere(tmp_path: Path) -> None:
-    path = generate_summary_report(write_sweep(tmp_path / "demo", GRID, planted))
+def test_the_page_loads_nothing_from_anywhere(demo: Path) -> None:
+    path = demo / "report.html"
     page = Page(path)
     assert all(address.startswith(("#", "data:")) for address in page.addresses)
     assert not {"link", "iframe", "object", "img"} & set(page.tags)
@@ -105,17 +117,15 @@ def test_the_page_loads_nothing_from_anywhere(tmp_path: Path) -> None:
     assert "unsafe-eval" not in page.policy
 
 
-def test_both_formats_open_with_the_question_and_the_verdict(tmp_path: Path) -> None:
-    folder = write_sweep(tmp_path / "demo", GRID, planted, question="Heads or layers?")
-    page = Page(generate_summary_report(folder))
-    comparison = compare_experiments(folder)
-    for text in (page.text, (folder / "report.md").read_text()):
+def test_both_formats_open_with_the_question_and_the_verdict(demo: Path) -> None:
+    comparison = compare_experiments(demo)
+    for text in (Page(demo / "report.html").text, (demo / "report.md").read_text()):
         assert 0 <= text.find("Heads or layers?") < text.find(comparison.verdict) < text.find("Ranking")
         assert all(caveat in text for caveat in comparison.caveats)
 
 
 def test_failed_diverged_and_unfinished_replicas_are_counted_and_listed_with_their_reasons(partial_sweep: Path) -> None:
-    page = Page(generate_summary_report(partial_sweep))
+    page = Page(partial_sweep / "report.html")
     markdown = (partial_sweep / "report.md").read_text()
     for text in (page.text, markdown.replace("\\|", "|")):
         assert "4 variants · 36 replicas: 17 finished, 1 diverged, 9 failed, 9 unfinished" in text
@@ -126,23 +136,20 @@ def test_failed_diverged_and_unfinished_replicas_are_counted_and_listed_with_the
 
 
 def test_the_report_of_a_partial_sweep_says_that_it_is_partial(partial_sweep: Path) -> None:
-    path = generate_summary_report(partial_sweep)
-    for text in (Page(path).text, (partial_sweep / "report.md").read_text()):
+    for text in (Page(partial_sweep / "report.html").text, (partial_sweep / "report.md").read_text()):
         assert "This sweep is partial: 9 of 36 replicas are unfinished" in text
         assert "So far: " in text
 
 
-def test_the_report_of_a_whole_sweep_does_not(tmp_path: Path) -> None:
-    text = Page(generate_summary_report(write_sweep(tmp_path / "demo", GRID, planted))).text
+def test_the_report_of_a_whole_sweep_does_not(demo: Path) -> None:
+    text = Page(demo / "report.html").text
     assert "partial" not in text
     assert "So far" not in text
 
 
 @pytest.mark.parametrize("gone", ["report.html", "report.md", "figures/differences.png", "figures/differences.pdf"])
-def test_a_report_is_current_only_while_all_its_files_are_there(tmp_path: Path, gone: str) -> None:
-    folder = write_sweep(tmp_path / "demo", GRID[:2], planted)
-    read.collect(folder)
-    generate_summary_report(folder)
+def test_a_report_is_current_only_while_all_its_files_are_there(demo: Path, tmp_path: Path, gone: str) -> None:
+    folder = shutil.copytree(demo, tmp_path / "demo")
     assert is_current(folder)
     (folder / gone).unlink()
     assert not is_current(folder)
@@ -163,7 +170,7 @@ def test_a_question_that_nobody_asked_is_put_in_words(tmp_path: Path, compare: l
 
 
 def test_every_trial_is_listed_with_what_sets_it_apart(partial_sweep: Path) -> None:
-    text = Page(generate_summary_report(partial_sweep)).text
+    text = Page(partial_sweep / "report.html").text
     for trial in (partial_sweep / "trials").iterdir():
         assert trial.name in text
     assert "c0ffee" in text
@@ -197,13 +204,10 @@ def test_a_paper_gets_its_figures_as_vectors_with_embedded_fonts_and_the_same_by
     assert made == plots.pdf(figure)
 
 
-def test_the_hashes_to_reproduce_are_those_of_the_files(tmp_path: Path) -> None:
-    folder = write_sweep(tmp_path / "demo", GRID, planted)
-    read.collect(folder)
-    generate_summary_report(folder)
+def test_the_hashes_to_reproduce_are_those_of_the_files(demo: Path) -> None:
     for name in ("plan.json", "results.parquet"):
-        line = subprocess.run(["sha256sum", folder / name], capture_output=True, text=True, check=True).stdout
-        assert f"- {name}: sha256 {line.split()[0]}" in (folder / "report.md").read_text()
+        line = subprocess.run(["sha256sum", demo / name], capture_output=True, text=True, check=True).stdout
+        assert f"- {name}: sha256 {line.split()[0]}" in (demo / "report.md").read_text()
 
 
 def test_the_trainer_is_named_by_its_version_where_the_trials_ids_are_its_own(tiny_plan: Plan, tmp_path: Path) -> None:
@@ -218,7 +222,6 @@ def test_the_trainer_is_named_by_its_version_where_the_trials_ids_are_its_own(ti
 
 
 def test_the_audits_stand_before_the_ranking(partial_sweep: Path) -> None:
-    generate_summary_report(partial_sweep)
     markdown = (partial_sweep / "report.md").read_text()
     budget = "budget: 20,000 non-embedding parameters ± 1.0%: kept by all 2 variants, the farthest is 0.00% off"
     rates = "learning rate: the best one lies inside the rates that were tried for 2 of 2 variants"
@@ -264,10 +267,8 @@ def test_a_verdict_has_its_tag_and_gives_the_page_its_tone(tmp_path: Path, verdi
     assert re.search(rf"\.tag\.{style}\b", page)  # it has a colour
 
 
-def test_a_methods_section_says_what_was_trained_and_lists_what_it_cites(tmp_path: Path) -> None:
-    folder = write_sweep(tmp_path / "demo", GRID, planted)
-    generate_summary_report(folder)
-    markdown = (folder / "report.md").read_text()
+def test_a_methods_section_says_what_was_trained_and_lists_what_it_cites(demo: Path) -> None:
+    markdown = (demo / "report.md").read_text()
     assert "We compared 4 variants in num_layers, num_heads, trained as GPT-2 language models (Radford et al. 2019)" in markdown
     assert "at 3 peak learning rates (0.001, 0.003, 0.01) and with 3 seeds each" in markdown
     assert "- Radford, A., Wu, J., Child, R.," in markdown
