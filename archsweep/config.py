@@ -22,7 +22,7 @@ TRAINER_VERSION = 3
 # The part of the loss below which two variants count as equal, where nobody says another.
 DEFAULT_MARGIN = 0.005
 
-# An evaluation before the last reads one of so many parts of the evaluation tokens: it draws a curve, the last one decides.
+# An evaluation before the last reads every so many-th window of the evaluation tokens: it draws a curve, the last one decides.
 EARLIER_PARTS = 4
 
 FUNCTION_PATTERN = r"[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*"
@@ -236,7 +236,7 @@ class ExperimentConfig(BaseModel):
         return self.batch_size * self.gradient_accumulation_steps * self.context_length
 
     def tokens_evaluated(self, evaluations: int) -> int:
-        """Tokens that so many evaluations of one replica read: the last one all, those before it one of EARLIER_PARTS parts."""
+        """Tokens that so many evaluations of one replica read: the last one all, those before it one window in EARLIER_PARTS."""
         return self.eval_tokens + (evaluations - 1) * (self.eval_tokens // EARLIER_PARTS)
 
     @property

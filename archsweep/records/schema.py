@@ -45,7 +45,10 @@ MEASURED = (
     Column("tokens", "Int64", "tokens", "training tokens seen"),
     Column("train_loss", "Float64", "nats/token", "mean training loss since the evaluation before"),
     Column(
-        "val_loss", "Float64", "nats/token", "loss on the fixed evaluation tokens; before the last evaluation, on the first quarter of them"
+        "val_loss",
+        "Float64",
+        "nats/token",
+        "loss on the fixed evaluation tokens; before the last evaluation, on every fourth window of them",
     ),
     Column("perplexity", "Float64", "", "exp(val_loss)"),
     Column("bits_per_byte", "Float64", "bits/byte", "val_loss over the evaluation text's bytes: comparable between tokenizers"),
