@@ -15,7 +15,8 @@ from archsweep.config import ExperimentConfig
 from archsweep.errors import SpaceError
 from archsweep.planning.plan import Plan, Trial, make_plan
 from archsweep.planning.search import FIRST, Result, Search
-from archsweep.space import ASHA, Choice, IntRange, LogUniform, Optuna, Sampler, Space, Uniform, When
+from archsweep.space import ASHA, Choice, IntRange, LogUniform, Optuna, Space, Uniform, When
+from archsweep.vocabulary import Sampler
 
 if TYPE_CHECKING:
     from pathlib import Path
