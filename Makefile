@@ -20,9 +20,8 @@ lint: $(READY)
 fast: $(READY) # side by side
 	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 8
 
-slow: $(READY) # side by side, but for those that start clusters
-	$(BIN)/python -m pytest -m "slow and not cluster" --numprocesses auto --maxprocesses 8
-	$(BIN)/python -m pytest -m "slow and cluster"
+slow: $(READY) # files side by side: each starts the Ray that its tests share
+	$(BIN)/python -m pytest -m slow --numprocesses auto --maxprocesses 8 --dist loadfile
 
 bench: $(READY) ## measure what benchmarks/RESULTS.md and the README quote
 	$(BIN)/python -m benchmarks

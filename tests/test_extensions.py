@@ -24,8 +24,6 @@ from archsweep.space import Budget, Choice, Space
 from archsweep.training.corpus import identify
 from archsweep.training.experiment import ArchitectureExperiment
 
-pytestmark = pytest.mark.cluster
-
 DOCUMENT = Path(archsweep.__file__).parents[1] / "docs" / "extending.md"
 
 

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-pytestmark = pytest.mark.cluster
-
 NOISE = (0.004, -0.009, 0.005), (-0.007, 0.001, 0.009), (0.008, 0.003, -0.01)
 
 

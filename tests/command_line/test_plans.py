@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-pytestmark = pytest.mark.cluster
-
 
 def readme_commands() -> list[str]:
     """Every command line of ours that the README shows."""

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from archsweep.config import ExperimentConfig
 
-pytestmark = pytest.mark.cluster
-
 
 @pytest.fixture
 def config_file(tiny_config: ExperimentConfig, tmp_path: Path) -> Path:

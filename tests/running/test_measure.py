@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from archsweep.planning.plan import Plan
 
-pytestmark = pytest.mark.cluster
-
 
 def report(seconds: float) -> dict[str, Any]:
     """The last report of a trial of four replicas in two stacks, the first twice as fast as the second."""

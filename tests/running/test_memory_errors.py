@@ -19,8 +19,6 @@ from archsweep.training.corpus import identify
 if TYPE_CHECKING:
     from archsweep.config import ExperimentConfig
 
-pytestmark = pytest.mark.cluster
-
 REPOSITORY = Path(archsweep.__file__).parents[1]
 
 # A model that needs so many units of memory for each window, on a logical GPU that has 8 of them: torch's own error is raised where the

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from archsweep.records.write import Outcome
     from archsweep.running.worker import Report
 
-pytestmark = [pytest.mark.slow, pytest.mark.cluster]  # Ray takes its time to start
+pytestmark = pytest.mark.slow  # Ray takes its time to start
 
 LISTENING = "0A"  # the state of a listening socket in /proc/net/tcp (proc(5))
 LOOPBACK = (

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from archsweep.planning.plan import Plan, Trial
 
-pytestmark = pytest.mark.cluster
-
 # One slot, so that both train the plan as it is: for two, its trials would be split.
 MACHINES = {"serial": Machine(serial=True), "ray": Machine(num_cpus=1, num_gpus=0)}
 

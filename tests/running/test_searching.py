@@ -24,8 +24,6 @@ from archsweep.running.recorder import recorded_result
 if TYPE_CHECKING:
     from archsweep.config import ExperimentConfig
 
-pytestmark = pytest.mark.cluster
-
 REPOSITORY = Path(archsweep.__file__).parent.parent
 SERIAL, RAY = Machine(serial=True), Machine(num_cpus=2, num_gpus=0)
 

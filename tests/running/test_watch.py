@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from archsweep.planning.plan import Plan
 
-pytestmark = pytest.mark.cluster
-
 REPOSITORY = Path(archsweep.__file__).parent.parent
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(REPOSITORY)}
 
