@@ -36,7 +36,7 @@ app = App(
 
 SpaceName = Annotated[str, Parameter(help="a shipped search space (see `archsweep spaces`), or the path of your own .py file")]
 SweepName = Annotated[str | None, Parameter(help="name of the results folder; the search space's by default")]
-Results = Annotated[Path, Parameter(help="where sweeps are kept")]
+Results = Annotated[str, Parameter(help="where sweeps are kept: a folder, or a store's URI as s3://BUCKET/PATH")]
 Settings = Annotated[
     list[str] | None,
     Parameter(name="--set", negative="", consume_multiple=False, help="a field of the base as FIELD=VALUE; may be repeated"),
@@ -68,7 +68,7 @@ def sweep(
     space: SpaceName | None = None,
     *,
     name: SweepName = None,
-    results: Results = Path("results"),
+    results: Results = "results",
     base: Base = None,
     settings: Settings = None,
     smoke: Smoke = False,
@@ -101,7 +101,8 @@ def sweep(
         raise SpaceError("--json prints the plan alone, so it goes with --dry-run or the command plan.")
     console = _console()
     machine = pipeline.Machine(num_cpus, num_gpus, address, serial, cache, checkpoint_seconds)
-    planned, forecast = _planned(_question(space, name, base, settings, smoke), machine, results, measure, price_per_gpu_hour, detect)
+    root = pipeline.results_root(results)
+    planned, forecast = _planned(_question(space, name, base, settings, smoke), machine, root, measure, price_per_gpu_hour, detect)
     _print_plan(planned, forecast, console, json)
     if dry_run:
         return 0
@@ -110,7 +111,7 @@ def sweep(
         return EXIT_INTERRUPTED
     ledger = pipeline.Ledger(extend, retry_failed, fresh)
     leavings = pipeline.Leavings(keep_models, tuple(dict.fromkeys(track or ())))
-    return _run(planned, pipeline.sweep_folder(results, planned.name), machine, console, ledger, leavings)
+    return _run(planned, pipeline.sweep_folder(root, planned.name), machine, console, ledger, leavings)
 
 
 @app.command
@@ -118,7 +119,7 @@ def plan(
     space: SpaceName,
     *,
     name: SweepName = None,
-    results: Results = Path("results"),
+    results: Results = "results",
     base: Base = None,
     settings: Settings = None,
     smoke: Smoke = False,
@@ -137,19 +138,22 @@ def plan(
     from archsweep import pipeline
 
     machine = pipeline.Machine(num_cpus, num_gpus, address, serial, cache)
-    planned, forecast = _planned(_question(space, name, base, settings, smoke), machine, results, measure, price_per_gpu_hour, detect)
+    root = pipeline.results_root(results)
+    planned, forecast = _planned(_question(space, name, base, settings, smoke), machine, root, measure, price_per_gpu_hour, detect)
     _print_plan(planned, forecast, _console(), json)
     return 0
 
 
 @app.command
-def report(sweep: Sweep, *, results: Results = Path("results")) -> int:
+def report(sweep: Sweep, *, results: Results = "results") -> int:
     """Write a sweep's report from its records, whether it has ended or not."""
     from archsweep import pipeline
+    from archsweep.records.remote import push
 
     folder = _sweep_at(sweep, results)
     pipeline.collect(folder)
     _print_comparison(*pipeline.report(folder), _console())
+    push(folder)
     return 0
 
 
@@ -157,15 +161,17 @@ def report(sweep: Sweep, *, results: Results = Path("results")) -> int:
 def compare(
     *sweeps: Annotated[str, Parameter(help="the sweeps' names, or their folders: two or more")],
     output: Annotated[Path | None, Parameter(name=["--output", "-o"], help="the report's folder [default: summary in --results]")] = None,
-    results: Results = Path("results"),
+    results: Results = "results",
 ) -> int:
     """Answer what several sweeps of one corpus, tokenizer and evaluation say together, whether they have ended or not."""
     from archsweep import pipeline
+    from archsweep.records.remote import push
 
     if len(sweeps) < 2:
         raise SpaceError(f"compare joins two sweeps or more, got {len(sweeps)}. The report of one is python -m archsweep report SWEEP.")
-    comparison, page = pipeline.compare([_sweep_at(sweep, results) for sweep in sweeps], output or results / "summary")
-    _print_comparison(comparison, page, _console())
+    folder = output or pipeline.results_root(results) / "summary"
+    _print_comparison(*pipeline.compare([_sweep_at(sweep, results) for sweep in sweeps], folder), _console())
+    push(folder)
     return 0
 
 
@@ -179,14 +185,14 @@ def export(
     to: Annotated[
         Path | None, Parameter(help="the model's new folder, or the table's file [default: ./SWEEP-VARIANT, ./SWEEP-TABLE]")
     ] = None,
-    results: Results = Path("results"),
+    results: Results = "results",
 ) -> int:
     """Write a variant's best model as a Hugging Face folder: config, safetensors, tokenizer. Or, with --format, one of the tables."""
     from archsweep import pipeline
 
-    folder = _sweep_at(sweep, results)
     if (variant is None) == (form is None):
         raise SpaceError("export takes a variant, to write its model, or --format, to write a table: one of the two.")
+    folder = _sweep_at(sweep, results, large=variant is not None)
     if variant is not None:
         _say(f"model: {pipeline.export(folder, variant, to or Path('-'.join([folder.name, *variant.split()])))}")
     elif form is not None:
@@ -208,7 +214,7 @@ def train(
     config: Annotated[Path, Parameter(help="an ExperimentConfig in JSON")],
     *,
     settings: Settings = None,
-    results: Results = Path("results"),
+    results: Results = "results",
     cache: Cache = None,
 ) -> int:
     """Train one config in this process, as a sweep of one trial: the same command again goes on where it stopped."""
@@ -219,7 +225,7 @@ def train(
     experiment = find.with_settings(ExperimentConfig.load(config), _parse(settings))
     options = [word for setting in settings or [] for word in ("--set", setting)]
     planned = pipeline.plan_one(experiment, cache, shlex.join(["python", "-m", "archsweep", "train", str(config), *options]))
-    folder = pipeline.sweep_folder(results, planned.name)
+    folder = pipeline.sweep_folder(pipeline.results_root(results), planned.name)
     return _run(planned, folder, pipeline.Machine(serial=True, cache_dir=cache), _console())
 
 
@@ -228,13 +234,14 @@ def status(
     sweep: Annotated[str | None, Parameter(help="the sweep's name, or its folder; left out: a line for each sweep")] = None,
     *,
     json: Annotated[bool, Parameter(negative="", help="all of it as JSON")] = False,
-    results: Results = Path("results"),
+    results: Results = "results",
 ) -> int:
     """Tell how far a sweep is, also while it runs elsewhere."""
+    from archsweep import pipeline
     from archsweep.running import watch
 
     if sweep is None:
-        for line in watch.list_sweeps(results, json) or [f"no sweeps in {results}"]:
+        for line in watch.list_sweeps(pipeline.results_root(results), json) or [f"no sweeps in {results}"]:
             _say(line)
         return 0
     found = watch.read_status(_sweep_at(sweep, results))
@@ -256,22 +263,26 @@ def logs(
     *,
     follow: Annotated[bool, Parameter(name=["--follow", "-f"], negative="", help="go on with what is said, until the run ends")] = False,
     trial: Annotated[str | None, Parameter(help="of one trial, by its id, or of one variant, as 'num_layers=2 num_heads=4'")] = None,
-    results: Results = Path("results"),
+    results: Results = "results",
 ) -> int:
     """Print what a sweep has said."""
-    from archsweep.running import watch
+    from archsweep.running import mirror, watch
 
-    for line in watch.log_lines(_sweep_at(sweep, results), follow, trial):
-        _say(line)
+    folder = _sweep_at(sweep, results)
+    with mirror.pulled(folder, _say):
+        for line in watch.log_lines(folder, follow, trial):
+            _say(line)
     return 0
 
 
 @app.command
-def stop(sweep: Sweep, *, results: Results = Path("results")) -> int:
+def stop(sweep: Sweep, *, results: Results = "results") -> int:
     """Ask a running sweep, on this machine or another, to save its trials and stop; wait until it has."""
-    from archsweep.running import watch
+    from archsweep.running import mirror, watch
 
-    watch.stop(_sweep_at(sweep, results), _say)
+    folder = _sweep_at(sweep, results)
+    with mirror.pulled(folder, _say):
+        watch.stop(folder, _say)
     return 0
 
 
@@ -281,18 +292,21 @@ def clean(
     *,
     models: Annotated[bool, Parameter(negative="", help="the kept models too")] = False,
     yes: Annotated[bool, Parameter(name=["--yes", "-y"], negative="", help="remove without asking")] = False,
-    results: Results = Path("results"),
+    results: Results = "results",
 ) -> int:
     """Show what a sweep's folder can do without, and remove it after a yes. Records, results and plan stay."""
+    from archsweep.records.remote import push
     from archsweep.running.clean import removable, remove
 
-    with removable(_sweep_at(sweep, results), models) as found:
+    folder = _sweep_at(sweep, results, large=True)
+    with removable(folder, models) as found:
         for each in found:
             _say(f"{each.size / 1e6:10,.3f} MB  {each.what}  {each.path}")
         _say(f"{sum(each.size for each in found) / 1e6:10,.3f} MB in all")
         if found and (yes or _agreed("Remove them?")):
             remove(found)
             _say("removed")
+    push(folder)
     return 0
 
 
@@ -300,7 +314,7 @@ def clean(
 def doctor(
     *,
     address: Annotated[str | None, Parameter(help="a running Ray cluster, as HOST:PORT")] = None,
-    results: Results = Path("results"),
+    results: Results = "results",
     cache: Cache = None,
 ) -> int:
     """Check what a sweep needs of this machine: a line each, with the way out where something is amiss."""
@@ -334,23 +348,35 @@ def _run(
 ) -> int:
     """Run, collect, report; what the command ends with."""
     from archsweep import pipeline
+    from archsweep.records import remote
+    from archsweep.running import mirror
 
     try:
-        pipeline.run(planned, folder, machine, console, ledger, leavings)
-        rows, _ = pipeline.collect(folder)
-        _print_comparison(*pipeline.report(folder, again=False), console)
+        with mirror.pushed(folder, _say):
+            try:
+                pipeline.run(planned, folder, machine, console, ledger, leavings)
+            except KeyboardInterrupt:
+                if pipeline.is_sweep(folder):
+                    pipeline.collect(folder)
+                raise
+            rows, _ = pipeline.collect(folder)
+            _print_comparison(*pipeline.report(folder, again=False), console)
     except KeyboardInterrupt:
-        if pipeline.is_sweep(folder):
-            pipeline.collect(folder)
-        _say(f"Interrupted. What was recorded is in {folder}; the same command goes on from there.", sys.stderr)
+        _say(f"Interrupted. What was recorded is in {remote.uri_of(folder) or folder}; the same command goes on from there.", sys.stderr)
         return EXIT_INTERRUPTED
     return EXIT_FAILED if (rows["status"] == "failed").any() else 0
 
 
-def _sweep_at(sweep: str, results: Path) -> Path:
+def _sweep_at(sweep: str, results: str, *, large: bool = False) -> Path:
+    """The sweep's folder, as its store has it where its results are in one; checkpoints and models only where `large`."""
     from archsweep import pipeline
+    from archsweep.records.remote import pull
 
-    return Path(sweep).resolve() if Path(sweep).is_dir() else pipeline.sweep_folder(results, sweep)
+    if Path(sweep).is_dir():
+        return Path(sweep).resolve()
+    folder = pipeline.sweep_folder(pipeline.results_root(results), sweep)
+    pull(folder, large)
+    return folder
 
 
 def _question(space: str, name: str | None, base: str | None, settings: list[str] | None, smoke: bool) -> Question:

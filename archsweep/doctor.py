@@ -13,7 +13,9 @@ from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from archsweep.errors import MachineError
+from archsweep.errors import ArchsweepError, MachineError
+from archsweep.records import remote
+from archsweep.training.corpus import default_cache_dir
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,16 +35,14 @@ class Finding(NamedTuple):
         return f"{'ok' if self.ok else '! '} {self.what}"
 
 
-def findings(results: Path, cache: Path | None = None, address: str | None = None) -> list[Finding]:
+def findings(results: str, cache: Path | None = None, address: str | None = None) -> list[Finding]:
     """All checks, of the cluster at `address` too if it is given. No GPU and no hub are facts, not faults."""
-    from archsweep.training.data import default_cache_dir
-
     return [
         *_versions(),
         _processors(),
         *_gpus(),
         _token_file(_token_path()),
-        _disk("results", results),
+        _store(results) if remote.is_uri(results) else _disk("results", Path(results)),
         _disk("cache", cache or default_cache_dir()),
         _hub(),
         *([_cluster(address)] if address else []),
@@ -154,6 +154,14 @@ def _disk(name: str, folder: Path) -> Finding:
     if free < LEAST_FREE_BYTES:
         return Finding(False, f"{line}. Make room (python -m archsweep clean SWEEP), or give another place with --{name}.")
     return Finding(True, line)
+
+
+def _store(uri: str) -> Finding:
+    try:
+        count = len(remote.sweeps(remote.local_root(uri, default_cache_dir())))
+    except ArchsweepError as error:
+        return Finding(False, str(error))
+    return Finding(True, f"the store answers: {uri} holds {count} sweeps")
 
 
 def _hub() -> Finding:

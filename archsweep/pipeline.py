@@ -22,6 +22,7 @@ from archsweep.planning.forecast import forecast as make_forecast
 from archsweep.planning.grid import Variant
 from archsweep.planning.plan import Plan, longest_first, make_plan, make_single_plan, replicas_of, sized
 from archsweep.planning.split import split
+from archsweep.records import remote
 from archsweep.records.schema import CONFIG_FILE, JOURNAL_FILE, MODEL_FOLDER, PLAN_FILE, TRIALS_FOLDER
 from archsweep.training.corpus import default_cache_dir, identify, train_tokens
 from archsweep.vocabulary import TEXT_FIELDS
@@ -400,6 +401,11 @@ def export(folder: Path, variant: str, target: Path) -> Path:
         shutil.copytree(trial / MODEL_FOLDER, target)
         shutil.copy(trial / CONFIG_FILE, target / "experiment.json")
     return target
+
+
+def results_root(results: str) -> Path:
+    """The folder of all sweeps: `results` itself, or what this machine keeps of a store. Raises ConfigError for the URI of no store."""
+    return remote.local_root(results, default_cache_dir()) if remote.is_uri(results) else Path(results)
 
 
 def sweep_folder(results: Path, name: str) -> Path:

@@ -11,6 +11,7 @@ from archsweep.planning.plan import Plan, make_plan
 from archsweep.space import Choice, Space
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -42,3 +43,31 @@ def tiny_plan(tiny_config: ExperimentConfig) -> Plan:
     """Two variants, each with two learning rates and two seeds."""
     space = Space(base=tiny_config, compare={"num_layers": Choice(1, 2)}, tune={"learning_rate": Choice(1e-3, 3e-3)}, repeat=2)
     return make_plan("tiny", "One layer or two?", space, "corpus")
+
+
+@pytest.fixture
+def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """Makes a bucket of the given name in a store that speaks S3, and says its URI; the environment has what opens it."""
+    from pyarrow.fs import S3FileSystem
+
+    for name, value in (("AWS_ACCESS_KEY_ID", "key"), ("AWS_SECRET_ACCESS_KEY", "hidden"), ("AWS_EC2_METADATA_DISABLED", "true")):
+        monkeypatch.setenv(name, value)
+
+    def bucket(name: str) -> str:
+        place = {"scheme": "http", "endpoint_override": s3_server, "region": "us-east-1"}
+        S3FileSystem(allow_bucket_creation=True, **place).create_dir(name)
+        return f"s3://{name}?{'&'.join(f'{key}={value}' for key, value in place.items())}"
+
+    return bucket
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The address of a server on loopback that speaks S3."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"{host}:{port}"
+    server.stop()

@@ -30,7 +30,7 @@ ROOMS = {
     "space_faults": ({"errors", "config", "vocabulary", "space"}, {"pydantic"}),  # space as a type alone
     "space": ({"errors", "config", "vocabulary", "space_faults"}, set()),
     "extensions": ({"errors", "config"}, {"torch"}),
-    "doctor": ({"errors", "training", "running"}, {"torch", "huggingface_hub", "packaging"}),
+    "doctor": ({"errors", "records", "training", "running"}, {"torch", "huggingface_hub", "packaging"}),
     "planning": (FOUNDATION | {"extensions", "planning"}, {"pydantic", "rich", "optuna"}),
     "training": (
         {"atomic", "device", "errors", "config", "extensions", "training"},
@@ -39,7 +39,7 @@ ROOMS = {
     "records": ({"atomic", "errors", "config", "records"}, {"pydantic", "pyarrow", "pandas"}),
     "running": (
         FOUNDATION | {"planning", "records", "running", "training"},
-        {"pydantic", "rich", "ray", "torch", "scipy", "tensorboardX", "wandb", "mlflow"},
+        {"pydantic", "rich", "ray", "numpy", "torch", "scipy", "tensorboardX", "wandb", "mlflow"},
     ),
     "analysis": (
         {"atomic", "errors", "config", "records", "analysis"},
@@ -53,7 +53,8 @@ OUTSIDE = {"__init__.py", "__main__.py", "cli.py", "pipeline.py"}  # the doors, 
 ONLY_IN = {
     "planning": {"optuna": {"planning/search.py"}},
     "running": {
-        "ray": {"running/ray_tune.py"},
+        "ray": {"running/ray_tune.py", "running/carrier.py"},
+        "numpy": {"running/carrier.py"},
         "torch": {"running/worker.py"},
         "training": {"running/measure.py", "running/worker.py"},
         "scipy": {"running/tally.py"},

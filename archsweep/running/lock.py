@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from archsweep.atomic import OTHER_RESULTS, must_be_writable, write_atomically
 from archsweep.errors import MachineError
+from archsweep.records.remote import uri_of
 from archsweep.records.schema import PROGRESS_FILE
 
 if TYPE_CHECKING:
@@ -103,9 +104,26 @@ def last_owner(folder: Path) -> Owner | None:
 
 
 def _owner_elsewhere(folder: Path) -> Owner | None:
-    """The process on another host that the lock file names, where it has shown a sign of life lately: not every shared disk has locks."""
+    """The process on another host that the lock file names, where it has shown a sign of life lately: not every shared disk has locks,
+    and a store has none, so that its copies on one host do not see each other's."""
     written = last_owner(folder)
-    if written is None or written.host == socket.gethostname():
+    if written is None:
         return None
-    signs = [path.stat().st_mtime for name in (LOCK_FILE, PROGRESS_FILE) if (path := folder / name).exists()]
-    return written if time.time() - max(signs) < SIGN_OF_LIFE_SECONDS else None
+    if written.host == socket.gethostname():
+        return written if uri_of(folder) and _is_alive(written.pid) else None
+    return written if time.time() - last_sign(folder) < SIGN_OF_LIFE_SECONDS else None
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def last_sign(folder: Path) -> float:
+    """When a driver was last alive, as the times of its files tell (seconds since the epoch); 0 where there was none."""
+    return max((path.stat().st_mtime for name in (LOCK_FILE, PROGRESS_FILE) if (path := folder / name).exists()), default=0.0)

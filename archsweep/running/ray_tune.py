@@ -21,15 +21,16 @@ from archsweep.config import ExperimentConfig
 from archsweep.device import processors
 from archsweep.errors import MachineError
 from archsweep.planning.plan import Trial
+from archsweep.running.carrier import Carrier, make_carrier
 from archsweep.running.recorder import reason_in
 from archsweep.running.resources import ASSUMED_GPU_BYTES, Resources, fitting, larger, request
-from archsweep.running.worker import Report, Storage, train_trial
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from archsweep.planning.search import Search
     from archsweep.running.recorder import Recorder
+    from archsweep.running.worker import Report, Storage
 
 MOST_LOSSES = 3  # times that a trial may lose its process; a machine that kills it each time is out of memory
 
@@ -50,10 +51,11 @@ _SETTINGS = {
 
 
 class Cluster:
-    """A Ray that runs: what its nodes have, and the trials that Tune schedules on them."""
+    """A Ray that runs: what its nodes have, and the trials that Tune schedules on them. Where it `is_elsewhere`, its nodes may be other
+    machines, without this one's disk."""
 
-    def __init__(self, ray: Any) -> None:
-        self._ray = ray
+    def __init__(self, ray: Any, is_elsewhere: bool) -> None:
+        self._ray, self._is_elsewhere = ray, is_elsewhere
         self._use_gpu = any(node.get("GPU", 0) > 0 for node in self._nodes())
         self._gpu_bytes = _smallest_gpu_bytes(ray) if self._use_gpu else ASSUMED_GPU_BYTES
 
@@ -78,7 +80,8 @@ class Cluster:
         from its checkpoint; every other failure is its end. Returns Tune's result dataframes, one of each round. Raises MachineError
         where no node could ever hold one of the trials, and what recording raised.
         """
-        work = _Work(self, corpus_ids, recorder, stop, storage)
+        carrier = make_carrier(recorder.home, storage, keeps=self._is_elsewhere)
+        work = _Work(self, corpus_ids, recorder, stop, storage, carrier)
         for trial in trials:
             work.add(trial)
         frames, left = [], list(trials)
@@ -115,6 +118,7 @@ class _Work:
     recorder: Recorder
     stop: threading.Event
     storage: Storage
+    carrier: Carrier
     trials: dict[str, Trial] = field(default_factory=dict)  # those that are known; a search adds to them
     requests: dict[str, Resources] = field(default_factory=dict)
     losses: Counter[str] = field(default_factory=Counter)  # of its process or node, by trial
@@ -157,7 +161,7 @@ def _fit(work: _Work, trials: Sequence[Trial], search: Search | None) -> Any:
             _trainable(),
             trials=dict(work.trials),
             corpus_ids=work.corpus_ids,
-            home=work.recorder.home,
+            carrier=work.carrier,
             storage=work.storage,
         ),
         # What a trial asks for is in its own config: Tune unpickles this function, and all that it holds, for every trial.
@@ -192,7 +196,7 @@ def started(num_cpus: int | None = None, num_gpus: int | None = None, address: s
     """A Ray of our own for the length of the block, sized by `num_cpus` and `num_gpus` (default: what the machine has), or the running
     one at `address`. Raises MachineError where it cannot start or be reached."""
     with _ray(num_cpus, num_gpus, address) as ray:
-        yield Cluster(ray)
+        yield Cluster(ray, is_elsewhere=address is not None)
 
 
 def cluster(address: str) -> str:
@@ -320,22 +324,21 @@ def _trainable() -> type:
             config: dict[str, Any],
             trials: dict[str, Trial],
             corpus_ids: dict[str, str],
-            home: Path,
+            carrier: Carrier,
             storage: Storage,
         ) -> None:
-            self._trials, self._corpus_ids, self._home, self._our_storage = trials, corpus_ids, home, storage
+            self._trials, self._corpus_ids, self._carrier, self._our_storage = trials, corpus_ids, carrier, storage
             self.reset_config(config)
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
             granted = self.trial_resources.required_resources
             suggested = new_config.get("suggested")  # a search's trials are not known when the workers start
             trial = Trial.model_validate_json(suggested) if suggested else self._trials[new_config["trial_id"]]
-            self._reports = train_trial(
+            self._reports = self._carrier.train(
                 trial,
                 self._corpus_ids[trial.id],
                 self._our_storage,
                 threads=int(granted["CPU"]),
-                folder=self._home / trial.id,
                 gpu_share=granted.get("GPU", 0.0),
             )
             return True

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from archsweep.config import label
 from archsweep.errors import ArchsweepError, RecordError, nearest
 from archsweep.records.files import load_plan
+from archsweep.records.remote import push, root_uri
 from archsweep.records.schema import LOG_FILE, PLAN_FILE, PROGRESS_FILE, TRIALS_FOLDER
 from archsweep.records.write import recorded_outcome
 from archsweep.running.lock import Owner, ask_to_stop, last_owner, owner
@@ -147,6 +148,7 @@ def stop(folder: Path, say: Callable[[str], object]) -> None:
         say(f"{folder.name} is not being run")
         return
     ask_to_stop(folder)
+    push(folder)
     say(f"asked {asked} to stop: it saves its trials first")
     while owner(folder) == asked:
         time.sleep(LOOK_SECONDS)
@@ -176,7 +178,8 @@ def _last_line(folder: Path) -> str | None:
 def _command(command: str, folder: Path) -> str | None:
     """What runs the plan again, into the same results; None for a plan that no command made."""
     elsewhere = folder.parent.resolve() != Path("results").resolve()
-    return f"{command} --results {shlex.quote(str(folder.parent))}" if command and elsewhere else command or None
+    results = root_uri(folder.parent) or str(folder.parent)
+    return f"{command} --results {shlex.quote(results)}" if command and elsewhere else command or None
 
 
 def _line(folder: Path, as_json: bool) -> str:

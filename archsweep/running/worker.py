@@ -11,14 +11,14 @@ from statistics import fmean
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from archsweep.errors import DataError
+from archsweep.errors import MachineError
 from archsweep.planning.memory import calibration, largest_micro_batch, largest_stack, stack_memory_bytes
 from archsweep.records.schema import CHECKPOINT_FOLDER, MODEL_FOLDER, MODELS_FOLDER
 from archsweep.running.resources import CUDA_CONTEXT_BYTES
 from archsweep.running.trackers import replica_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Mapping
     from pathlib import Path
 
     import torch
@@ -41,6 +41,21 @@ class Storage(NamedTuple):
     keep_models: KeepModels
 
 
+def corpus_folder(corpus_id: str, storage: Storage) -> Path:
+    """Where this machine's cache holds the corpus, or would hold it."""
+    from archsweep.training.data import default_cache_dir
+
+    return (storage.cache_dir or default_cache_dir()) / corpus_id
+
+
+def receive_corpus(corpus_id: str, storage: Storage, files: Callable[[str], Mapping[str, memoryview]]) -> None:
+    """Put the corpus's `files` into this machine's cache, if they are not there. Raises MachineError where it cannot be written."""
+    from archsweep.training.data import prepared, receive
+
+    if prepared(corpus_id, storage.cache_dir) is None:
+        receive(corpus_id, files(corpus_id), storage.cache_dir)
+
+
 def train_trial(
     trial: Trial, corpus_id: str, storage: Storage, threads: int, folder: Path, gpu_share: float = 0.0
 ) -> Generator[Report, None, None]:
@@ -49,7 +64,7 @@ def train_trial(
     Yields after each evaluation, and in between with no rows. The last report's rows are finished or diverged. Closing the iterator saves
     the trial.
 
-    Raises DataError where this machine's corpus is not the driver's.
+    Raises MachineError where this machine's cache does not hold the corpus.
     """
     import torch
 
@@ -84,14 +99,22 @@ def train_trial(
 def _experiment(
     trial: Trial, corpus_id: str, storage: Storage, folder: Path, gpu_share: float, warn: Callable[[str], object]
 ) -> ArchitectureExperiment:
-    """The trial's training, set up, from its checkpoint on where there is one. Raises DataError where the corpus is not the driver's."""
+    """The trial's training, set up, from its checkpoint on where there is one. Raises MachineError where the corpus is not here."""
+    from archsweep.training.data import prepared
     from archsweep.training.experiment import ArchitectureExperiment
     from archsweep.training.precision import resolve_device
+
+    corpus = prepared(corpus_id, storage.cache_dir)
+    if corpus is None:
+        raise MachineError(
+            f"{corpus_folder(corpus_id, storage)} on {socket.gethostname()} must hold the tokenized corpus, and does not: it was removed "
+            "while the sweep ran. Run the same command again."
+        )
 
     experiment = ArchitectureExperiment(
         trial.config,
         trial.replicas,
-        cache_dir=storage.cache_dir,
+        corpus=corpus,
         checkpoint_dir=folder / CHECKPOINT_FOLDER,
         checkpoint_seconds=storage.checkpoint_seconds,
         prune_tune=trial.prune_tune,
@@ -99,11 +122,6 @@ def _experiment(
         **_fit(trial, resolve_device(trial.config), gpu_share, storage.cache_dir),
     )
     experiment.setup()
-    if experiment.data.corpus.id != corpus_id:
-        raise DataError(
-            f"the corpus {trial.config.dataset} differs between machines: {experiment.data.corpus.id} on {socket.gethostname()}, "
-            f"{corpus_id} where the sweep was started. Use the same Python version on both, or dataset=text: with the same files."
-        )
     return experiment
 
 

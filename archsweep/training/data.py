@@ -9,6 +9,7 @@ import os
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
 
@@ -21,8 +22,7 @@ from archsweep.training.corpus import default_cache_dir as default_cache_dir
 from archsweep.training.tokenizer import encode, make_tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy.typing as npt
     from tokenizers import Tokenizer
@@ -79,6 +79,25 @@ def prepare(config: ExperimentConfig, cache_dir: Path | None = None) -> Corpus:
                 f"Give more text, a smaller context_length, or another validation_fraction than {config.validation_fraction}."
             )
     return corpus
+
+
+def prepared(corpus_id: str, cache_dir: Path | None = None) -> Corpus | None:
+    """The corpus that `prepare` has made here or elsewhere, by its id; None where this machine's cache does not hold it."""
+    return _open((cache_dir or default_cache_dir()) / corpus_id)
+
+
+def receive(corpus_id: str, files: Mapping[str, bytes | memoryview], cache_dir: Path | None = None) -> None:
+    """Put the files of another machine's corpus into this one's cache. Raises MachineError where it cannot be written."""
+    folder = (cache_dir or default_cache_dir()) / corpus_id
+    staging = folder.with_name(f".{folder.name}-{uuid4().hex}")
+    with must_be_writable(folder.parent, _OTHER_CACHE):
+        staging.mkdir(parents=True)
+        try:
+            for name, content in files.items():
+                (staging / Path(name).name).write_bytes(content)
+            _publish(staging, folder)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
 
 
 # The corpus folder.
@@ -231,9 +250,9 @@ class LanguageModelDataset:
     """The config's text as batches {"input_ids", "labels"}, int64 (batch, context_length); `labels` are the next tokens,
     already shifted: a Hugging Face model given them as `labels=` would shift them again."""
 
-    def __init__(self, config: ExperimentConfig, cache_dir: Path | None = None) -> None:
+    def __init__(self, config: ExperimentConfig, cache_dir: Path | None = None, corpus: Corpus | None = None) -> None:
         self.config = config
-        self.corpus = prepare(config, cache_dir)
+        self.corpus = corpus or prepare(config, cache_dir)
 
     def steps(self) -> int:
         """Optimizer steps of the whole run. Raises DataError where its passes over the text make none."""

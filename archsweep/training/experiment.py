@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from archsweep.config import ExperimentConfig, Replica
+    from archsweep.training.data import Corpus
     from archsweep.training.guard import Divergence
     from archsweep.training.model import CustomGPT2Model
 
@@ -47,11 +48,12 @@ class ArchitectureExperiment:
     """Trains one config, or all `replicas` of it together.
 
     A single experiment leaves its model in `output_dir` (default `results/<experiment_name>`) after its last step; replicas leave nothing
-    unless `output_dir` is given. With `checkpoint_dir`, the run is saved there every `checkpoint_seconds` and when it is stopped, and goes
-    on from there; `warn` is told of a checkpoint that is damaged. `stack_size` replicas train at once; by default as many as the device
-    gains from. `micro_batch_size` is where micro_batch_size="auto" begins: by default a whole batch; it becomes smaller where memory runs
-    out, unless `shrinks` is False. With `prune_tune`, tuned settings that are far behind after half of the steps are given up: their last
-    rows say so, and the others' bits do not change on a CPU.
+    unless `output_dir` is given. The text is the `corpus`, by default the config's own, tokenized in `cache_dir`. With `checkpoint_dir`,
+    the run is saved there every `checkpoint_seconds` and when it is stopped, and goes on from there; `warn` is told of a checkpoint that
+    is damaged. `stack_size` replicas train at once; by default as many as the device gains from. `micro_batch_size` is where
+    micro_batch_size="auto" begins: by default a whole batch; it becomes smaller where memory runs out, unless `shrinks` is False. With
+    `prune_tune`, tuned settings that are far behind after half of the steps are given up: their last rows say so, and the others' bits do
+    not change on a CPU.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class ArchitectureExperiment:
         *,
         output_dir: str | Path | None = None,
         cache_dir: Path | None = None,
+        corpus: Corpus | None = None,
         checkpoint_dir: Path | None = None,
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
         stack_size: int | None = None,
@@ -73,7 +76,8 @@ class ArchitectureExperiment:
         self.replicas = tuple(replicas or (config.replica,))
         self.output_dir = Path(output_dir or f"results/{config.experiment_name}") if output_dir or replicas is None else None
         self.resumed_at = 0  # the step of the checkpoint from which this run went on
-        self._cache_dir, self._checkpoint_dir, self._checkpoint_seconds = cache_dir, checkpoint_dir, checkpoint_seconds
+        self._cache_dir, self._corpus = cache_dir, corpus
+        self._checkpoint_dir, self._checkpoint_seconds = checkpoint_dir, checkpoint_seconds
         self._stack_size, self._micro_batch_size, self._shrinks, self._warn = stack_size, micro_batch_size, shrinks, warn
         self._planned, self._prune_tune = self.replicas, prune_tune
         self._step = 0
@@ -85,7 +89,7 @@ class ArchitectureExperiment:
         Raises DataError or MachineError before anything trains.
         """
         self.device = resolve_device(self.config)
-        self.data = LanguageModelDataset(self.config, self._cache_dir)
+        self.data = LanguageModelDataset(self.config, self._cache_dir, self._corpus)
         self.metrics = MetricsCalculator(self.data.corpus.validation_bytes_per_token)
         self.total_steps = self.data.steps()
         self._user_metrics = user_metrics(self.config)

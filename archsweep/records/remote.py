@@ -1,0 +1,211 @@
+"""Results in an object store: a sweep's folder on this machine, and its copy under a URI, each brought to the state of the other."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from contextlib import contextmanager
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from archsweep.atomic import write_atomically
+from archsweep.errors import ConfigError, MachineError
+from archsweep.records.schema import CHECKPOINT_FOLDER, MODEL_FOLDER, MODELS_FOLDER, OUTCOME_FILE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+URI_FILE = ".uri"  # in the folder of all sweeps: whose copy it is
+SYNCED_FILE = ".synced.json"  # in a sweep's: of each file, the stamps that both sides had when they were last the same
+LARGE_FOLDERS = {CHECKPOINT_FOLDER, MODEL_FOLDER, MODELS_FOLDER}  # no table and no report needs them
+
+Stamp = list[int]  # a file's time in nanoseconds, and its size in bytes
+
+
+def is_uri(results: str) -> bool:
+    """Whether it names a place in a store (s3://, gs://, file://, …) rather than a folder."""
+    return re.match(r"[a-z][a-z0-9+.-]*://", results) is not None
+
+
+def local_root(uri: str, cache_dir: Path) -> Path:
+    """This machine's folder for the sweeps under `uri`. Raises ConfigError for a URI that names no store, or holds a password."""
+    uri = uri.rstrip("/")
+    if urlsplit(uri).password is not None:
+        raise ConfigError(
+            "--results must be a URI without a password, which would be in logs, and has one. A store's own variables hold it: "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS."
+        )
+    _opened(uri)
+    root = cache_dir / "results" / sha256(uri.encode()).hexdigest()[:12]
+    write_atomically(root / URI_FILE, uri)
+    return root
+
+
+def root_uri(root: Path) -> str | None:
+    """The URI whose copy the folder of all sweeps is, None where it is no copy."""
+    try:
+        return (root / URI_FILE).read_text()
+    except OSError:
+        return None
+
+
+def uri_of(folder: Path) -> str | None:
+    """The URI of the sweep's copy, None where it has none."""
+    if (uri := root_uri(folder.parent)) is None:
+        return None
+    place, question, query = uri.partition("?")
+    return f"{place}/{folder.name}{question}{query}"
+
+
+def sweeps(root: Path) -> list[Path]:
+    """The folders, here, of the sweeps that are in the store. Raises MachineError where it cannot be read."""
+    uri = (root / URI_FILE).read_text()
+    with _must_answer(uri):
+        from pyarrow.fs import FileSelector, FileType
+
+        filesystem, base = _opened(uri)
+        found = filesystem.get_file_info(FileSelector(base, allow_not_found=True))
+        return [root / info.base_name for info in found if info.type == FileType.Directory]
+
+
+def pull(folder: Path, large: bool = True) -> None:
+    """Bring the sweep's folder to the state of its copy; what has changed here alone stays. Without `large`, no checkpoints and models.
+
+    Does nothing for a folder without a copy. Raises MachineError where the store cannot be read.
+    """
+    if (uri := uri_of(folder)) is None:
+        return
+    with _must_answer(uri):
+        filesystem, base = _opened(uri)
+        synced, there = _synced(folder), _listed(filesystem, base)
+        for name in sorted(there, key=_outcomes_last):
+            stamp, path = there[name], folder / name
+            known = name in synced and synced[name][0] == stamp and path.exists()
+            if known or (not large and LARGE_FOLDERS & set(name.split("/"))):
+                continue
+            with filesystem.open_input_stream(f"{base}/{name}") as source:
+                _take(path, source.read())
+            os.utime(path, ns=(stamp[0], stamp[0]))  # whether a driver elsewhere is alive is told by the times of what it writes
+            synced[name] = [stamp, _stamp(path)]
+        for name in set(synced) - set(there):
+            if synced.pop(name)[1] == _stamp(folder / name):
+                (folder / name).unlink()
+        write_atomically(folder / SYNCED_FILE, json.dumps(synced))
+
+
+def push(folder: Path) -> None:
+    """Bring the copy to the state of the sweep's folder. Raises MachineError where the store cannot be written."""
+    if (uri := uri_of(folder)) is None or not folder.exists():
+        return
+    with _must_answer(uri):
+        filesystem, base = _opened(uri)
+        synced, here = _synced(folder), {name: stamp for name in _names(folder) if (stamp := _stamp(folder / name))}
+        for name in sorted(here, key=_outcomes_last):
+            if name in synced and synced[name][1] == here[name]:
+                continue
+            try:
+                content = (folder / name).read_bytes()
+            except FileNotFoundError:  # removed meanwhile, as checkpoints are
+                continue
+            if filesystem.type_name == "local":  # a store has no folders
+                filesystem.create_dir(f"{base}/{name}".rpartition("/")[0])
+            with filesystem.open_output_stream(f"{base}/{name}") as target:
+                target.write(content)
+            synced[name] = [_stamp_of(filesystem.get_file_info(f"{base}/{name}")), here[name]]
+        for name in set(synced) - set(here):
+            filesystem.delete_file(f"{base}/{name}")
+            del synced[name]
+        write_atomically(folder / SYNCED_FILE, json.dumps(synced))
+
+
+def pull_file(folder: Path, name: str) -> None:
+    """Bring this one file, if the copy has it and the folder has not."""
+    if (uri := uri_of(folder)) is None or (folder / name).exists():
+        return
+    with _must_answer(uri):
+        filesystem, base = _opened(uri)
+        if filesystem.get_file_info(f"{base}/{name}").is_file:
+            with filesystem.open_input_stream(f"{base}/{name}") as source:
+                write_atomically(folder / name, source.read())
+
+
+def _opened(uri: str) -> tuple[Any, str]:
+    """The store and the path in it. Raises ConfigError."""
+    from pyarrow import ArrowException
+    from pyarrow.fs import FileSystem
+
+    try:
+        filesystem, base = FileSystem.from_uri(uri)
+    except (ArrowException, OSError, ValueError) as error:
+        raise _no_store(uri, str(error)) from None
+    if not base.strip("/"):
+        raise _no_store(uri, "it names no place in the store")
+    return filesystem, base.rstrip("/")
+
+
+def _no_store(uri: str, why: str) -> ConfigError:
+    rule = "--results must be a folder, or the URI of a place in a store that pyarrow knows, as s3://BUCKET/PATH or gs://BUCKET/PATH"
+    return ConfigError(f"{rule}, got {uri}: {why}.")
+
+
+@contextmanager
+def _must_answer(uri: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise MachineError(
+            f"{uri} must be readable and writable: {error}. What was recorded is on this machine too; the same command goes on."
+        ) from error
+
+
+def _take(path: Path, content: bytes) -> None:
+    """Let the file have this content; one that has only grown grows here too, under the eyes of who follows it."""
+    old = path.read_bytes() if path.is_file() else b""
+    if old and content.startswith(old):
+        with path.open("ab") as file:
+            file.write(content[len(old) :])
+    else:
+        write_atomically(path, content)
+
+
+def _outcomes_last(name: str) -> tuple[bool, str]:
+    """The order of the files: a trial that has ended has its records first, on both sides and at any moment."""
+    return name.endswith(OUTCOME_FILE), name
+
+
+def _names(folder: Path) -> Iterator[str]:
+    """The files that both sides have: all but drafts and what says which they are."""
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink() and path.name != SYNCED_FILE and not path.name.endswith(".tmp"):
+            yield path.relative_to(folder).as_posix()
+
+
+def _listed(filesystem: Any, base: str) -> dict[str, Stamp]:
+    from pyarrow.fs import FileSelector
+
+    found = filesystem.get_file_info(FileSelector(base, recursive=True, allow_not_found=True))
+    stamps = {info.path.removeprefix(f"{base}/"): _stamp_of(info) for info in found if info.is_file}
+    return {name: stamp for name, stamp in stamps.items() if not {"", ".", ".."} & set(name.split("/"))}  # what would leave the folder
+
+
+def _stamp_of(info: Any) -> Stamp:
+    return [info.mtime_ns, info.size]
+
+
+def _stamp(path: Path) -> Stamp | None:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return [status.st_mtime_ns, status.st_size]
+
+
+def _synced(folder: Path) -> dict[str, Any]:
+    try:
+        synced: dict[str, Any] = json.loads((folder / SYNCED_FILE).read_text())
+    except (OSError, ValueError):
+        return {}
+    return synced
