@@ -55,6 +55,7 @@ class Sweep:
         (home / "heads.py").write_text(SPACE.format(text=text))
         self.options = options or ("--num-cpus=2",)
         self.environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+        self.around: Callable[..., list[str]] = lambda *command: list(command)  # what runs the command elsewhere
 
     @property
     def folder(self) -> Path:
@@ -66,7 +67,7 @@ class Sweep:
         command = [sys.executable, "-m", "archsweep", str(self.home / "heads.py"), "--results", str(self.results)]
         command += ["--checkpoint-seconds=0.3", *self.options]
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self.environment, cwd=self.home
+            self.around(*command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self.environment, cwd=self.home
         )
         with process:  # which closes its pipe
             run = Run(process)

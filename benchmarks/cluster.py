@@ -1,0 +1,140 @@
+"""Two and three nodes that share no disk: what losing one, the link or the head costs a sweep, and what being spread out costs."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING
+
+import archsweep
+from benchmarks import nodes
+from benchmarks.faults import Sweep
+from benchmarks.makespan import SPACE
+from benchmarks.timing import header
+
+if TYPE_CHECKING:
+    from benchmarks.faults import Run
+    from benchmarks.nodes import Node
+
+ROUNDS = 3
+CUT_SECONDS = 30.0
+
+
+class Spread(Sweep):
+    """A sweep whose command runs on the head, and whose trials run on every node."""
+
+    def __init__(self, head: Node) -> None:
+        super().__init__(head.home / "sweep", None, f"--address={head.address}:{nodes.PORT}")
+        self.environment = head.environment
+        self.around = head.command
+
+
+def worker_lost(head: Node, *workers: Node) -> tuple[Spread, float]:
+    """kill -9 of every process on a worker while it trains; what it had saved was on its own disk, and on the head's."""
+    sweep = Spread(head)
+    with sweep.running() as run:
+        run.wait_for(lambda: sweep.is_halfway(1 + len(workers)))
+        workers[0].kill()
+        seconds = _until_it_trains_again(run)
+        assert run.ended() == 0, "".join(run.lines)
+    return sweep, seconds
+
+
+def link_cut(head: Node, *workers: Node) -> tuple[Spread, float]:
+    """A worker's network away for half a minute."""
+    sweep = Spread(head)
+    with sweep.running() as run:
+        run.wait_for(lambda: sweep.is_halfway(1 + len(workers)))
+        nodes.cut(head, workers[0])
+        cut = time.monotonic()
+        seconds = _until_it_trains_again(run)
+        time.sleep(max(0.0, CUT_SECONDS - (time.monotonic() - cut)))
+        nodes.join(head, workers[0])
+        assert run.ended() == 0, "".join(run.lines)
+    return sweep, seconds
+
+
+def head_lost(head: Node, *workers: Node) -> tuple[Spread, float]:
+    """kill -9 of every process on the head, and with it of the command; then all of it is started again, as the first time."""
+    sweep = Spread(head)
+    with sweep.running() as run:
+        run.wait_for(lambda: sweep.is_halfway(1 + len(workers)))
+        head.kill()
+        run.process.wait()
+    began = time.perf_counter()
+    for node in workers:
+        node.kill()
+    for node in (head, *workers):
+        node.start_ray(head)
+    started = time.perf_counter() - began
+    return sweep, started + sweep.finish()
+
+
+FAULTS = (worker_lost, link_cut, head_lost)
+
+
+def _until_it_trains_again(run: Run) -> float:
+    began = time.perf_counter()
+    run.wait_for_line("goes on from its checkpoint")
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    """Print the table of faults, and the cost of two nodes against one."""
+    home = Path(tempfile.mkdtemp(prefix="archsweep-nodes-"))
+    print(header(f"Nodes that share no disk: records compared bit by bit with an undisturbed run's, {ROUNDS} times each", 1))
+    print(f"{'fault':>12}  nodes  times  lost rows  changed rows  seconds until a trial trains again")
+    for fault, count in ((worker_lost, 2), (worker_lost, 3), (link_cut, 2), (head_lost, 2)):
+        lost, changed, seconds = 0, 0, []
+        for number in range(ROUNDS):
+            with nodes.cluster(home / f"{fault.__name__}{count}-{number}", count) as machines:
+                sweep, recovery = fault(*machines)
+                expected, found = undisturbed(sweep), sweep.records()
+            lost += sum(row not in found.get(trial, []) for trial, rows in expected.items() for row in rows)
+            changed += sum(row not in expected[trial] for trial, rows in found.items() for row in rows)
+            seconds.append(recovery)
+        print(f"{fault.__name__:>12}  {count:>5}  {ROUNDS:>5}  {lost:>9}  {changed:>12}  {median(seconds):.1f}", flush=True)
+    _print_costs(home)
+    shutil.rmtree(home)
+
+
+def undisturbed(sweep: Sweep) -> dict[str, list[tuple[object, ...]]]:
+    """The records of the same sweep without Ray, beside it."""
+    whole = Sweep(sweep.home.parent / "whole", None, "--serial")
+    whole.finish("replicas began")
+    return whole.records()
+
+
+def _print_costs(home: Path) -> None:
+    """The same sweep on one node of two processors and on two of one, by turns."""
+    seconds: dict[int, list[float]] = {1: [], 2: []}
+    for number in range(ROUNDS):
+        for count in seconds:
+            with nodes.cluster(home / f"cost{count}-{number}", count, cpus=2 // count) as machines:
+                head = machines[0]
+                (head.home / "small.py").write_text(SPACE)
+                before = _received(machines[-1])
+                began = time.perf_counter()
+                head.run(sys.executable, "-m", "archsweep", "small.py", f"--address={head.address}:{nodes.PORT}", "-y")
+                seconds[count].append(time.perf_counter() - began)
+                moved = _received(machines[-1]) - before
+                trials = archsweep.load(head.home / "results" / "small")["trial_id"].nunique()
+                corpus = sum(path.stat().st_size for path in (machines[-1].home / ".cache" / "archsweep").glob("*/*"))
+    one, two = median(seconds[1]), median(seconds[2])
+    print(f"24 replicas in {trials} trials: one node of two processors {one:.1f} s, two nodes of one {two:.1f} s: {two / one:.2f}x,")
+    print(
+        f"  {(two - one) / trials:+.2f} s a trial; the second node received {moved / 1e6:.1f} MB, {corpus / 1e6:.1f} MB of them the corpus"
+    )
+
+
+def _received(node: Node) -> int:
+    """Bytes that have reached the node, from itself not counted."""
+    return int(node.run("bash", "-c", "cat /sys/class/net/uplink/statistics/rx_bytes 2>/dev/null || echo 0"))
+
+
+if __name__ == "__main__":
+    main()
