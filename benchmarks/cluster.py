@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 
 ROUNDS = 3
 CUT_SECONDS = 30.0
+STEPS = 1200  # of each replica: a lost node is noticed after seconds, and the trial must not have ended by then
 
 
 class Spread(Sweep):
     """A sweep whose command runs on the head, and whose trials run on every node."""
 
     def __init__(self, head: Node) -> None:
-        super().__init__(head.home / "sweep", None, f"--address={head.address}:{nodes.PORT}")
+        super().__init__(head.home / "sweep", None, f"--address={head.address}:{nodes.PORT}", steps=STEPS)
         self.environment = head.environment
         self.around = head.command
 
@@ -104,7 +105,7 @@ def main() -> None:
 
 def undisturbed(sweep: Sweep) -> dict[str, list[tuple[object, ...]]]:
     """The records of the same sweep without Ray, beside it."""
-    whole = Sweep(sweep.home.parent / "whole", None, "--serial")
+    whole = Sweep(sweep.home.parent / "whole", None, "--serial", steps=sweep.steps)
     whole.finish("replicas began")
     return whole.records()
 

@@ -32,7 +32,7 @@ SPACE = '''"""Two heads or four? As much work either way, so that the trials of 
 from archsweep.config import ExperimentConfig
 from archsweep.space import Choice, Space
 
-base = ExperimentConfig(num_layers=3, num_heads=2, hidden_size=16, context_length=16, batch_size=8, max_tokens=128 * 300, eval_tokens=256,
+base = ExperimentConfig(num_layers=3, num_heads=2, hidden_size=16, context_length=16, batch_size=8, max_tokens=128 * {steps}, eval_tokens=256,
                         num_evaluations=3, vocab_size=300, dataset="text:{text}", learning_rate=3e-3)
 space = Space(base=base, compare={{"num_heads": Choice(2, 4)}}, repeat=2)
 '''
@@ -47,12 +47,12 @@ Records = dict[str, list[tuple[Any, ...]]]
 class Sweep:
     """A sweep in a folder of its own: its command can be run, disturbed and run again."""
 
-    def __init__(self, home: Path, results: Path | None = None, *options: str) -> None:
-        self.home, self.results = home, results or home / "results"
+    def __init__(self, home: Path, results: Path | None = None, *options: str, steps: int = 300) -> None:
+        self.home, self.results, self.steps = home, results or home / "results", steps
         home.mkdir(parents=True, exist_ok=True)
         text = home.parent / "text.txt"  # its path is part of every trial's name, and so the same for all sweeps of one folder
         text.write_text(TEXT)
-        (home / "heads.py").write_text(SPACE.format(text=text))
+        (home / "heads.py").write_text(SPACE.format(text=text, steps=steps))
         self.options = options or ("--num-cpus=2",)
         self.environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
         self.around: Callable[..., list[str]] = lambda *command: list(command)  # what runs the command elsewhere

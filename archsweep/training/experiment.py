@@ -188,13 +188,13 @@ class ArchitectureExperiment:
     def training(self) -> Generator[list[Row] | None, None, None]:
         """Train to the end; yields the rows of each evaluation, those of before a checkpoint again, and None about twice a second.
 
-        Closing the iterator stops the run at a step's end and saves it.
+        Closing the iterator stops the run at a step's end, and saves it where it has not ended.
         """
         yield from self._evaluated
         count = min(self.config.num_evaluations, self.total_steps)
         try:
             for number in range(len(self._evaluated) + 1, count + 1):
-                if self._evaluated and all(row["status"] == "diverged" for row in self._evaluated[-1]):
+                if self._has_diverged():
                     return
                 for _ in self._train_until(self.total_steps * number // count):
                     if perf_counter() - self._saved_at >= self._checkpoint_seconds:
@@ -205,8 +205,12 @@ class ArchitectureExperiment:
                     self._prune(self._evaluated[-1])
                 yield self._evaluated[-1]
         except GeneratorExit:
-            self._save()
+            if len(self._evaluated) < count and not self._has_diverged():
+                self._save()
             raise
+
+    def _has_diverged(self) -> bool:
+        return bool(self._evaluated) and all(row["status"] == "diverged" for row in self._evaluated[-1])
 
     def _train_until(self, step: int) -> Iterator[None]:
         """Train every stack up to `step`; yields at steps' ends."""

@@ -54,7 +54,7 @@ def test_a_sweep_in_a_store_is_stopped_from_one_machine_and_goes_on_on_another(
 ) -> None:
     uri = s3("sweeps")
     space = tmp_path / "layers.py"
-    space.write_text(SPACE.format(tokens=192_000, evaluations=200, text=tiny_text))
+    space.write_text(SPACE.format(tokens=128_000, evaluations=100, text=tiny_text))
     command = (str(space), "--serial", "--checkpoint-seconds=0.5", "--results", uri)
     first = on(tmp_path / "one", *command)
     assert first.stdout is not None
