@@ -35,7 +35,7 @@ BROKEN = [
     ("aws.yaml", "head_node_type: head", "head_node_type: main", "must be one of `available_node_types`"),
     ("aws.yaml", "max_workers: 4\nupscaling", "max_worker: 4\nupscaling", "'max_worker' was unexpected"),
     ("gcp.yaml", "resources: {CPU: 8, GPU: 1}", "resources: {CPU: 8, GPU: 0.5}", "0.5 is not of type 'integer'"),
-    ("gcp.yaml", "node_config:\n      machineType: n2", "config:\n      machineType: n2", "'config' was unexpected"),
+    ("gcp.yaml", "node_config:\n      machineType: n2", "config:\n      machineType: n2", "'node_config' is a required property"),
     ("onprem.sh", "start_worker() {", "start_worker {", "syntax error"),
     ("onprem.sh", 'dirname "$token"', "dirname $token", "SC2086"),
     ("slurm.sbatch", 'for node in $nodes; do', "for node in $nodes; od", "syntax error"),
@@ -57,7 +57,7 @@ BROKEN_FOR_KUBERAY = [
     ("kuberay/rayjob.yaml", "backoffLimit: 3", "backOffLimit: 3", "'backOffLimit' was unexpected"),
     ("kuberay/rayjob.yaml", "mode: DenyAllIngress", "mode: DenyIngress", "'DenyIngress' is not one of"),
     ("kuberay/raycluster.yaml", "authOptions: {mode: token}", "authOptions: {mode: tokens}", "'tokens' is not one of"),
-    ("kuberay/raycluster.yaml", "maxReplicas: 4", "maximum: 4", "'maximum' was unexpected"),
+    ("kuberay/raycluster.yaml", "maxReplicas: 4", "maximum: 4", "'maxReplicas' is a required property"),
 ]
 
 
@@ -163,7 +163,7 @@ def test_the_dashboard_is_on_loopback(name: str) -> None:
 @pytest.mark.parametrize("name", cluster_files())
 def test_nothing_listens_everywhere_and_no_secret_is_written_down(name: str) -> None:
     text = read(name)
-    assert "0.0.0.0" not in text
+    assert not re.search(r"(?<!\d)0\.0\.0\.0", text)
     assert not re.search(r"(?<![/\w])::(?![\w:])", text)
     assert "insecure" not in text
     assert not re.search(r"\b[0-9a-fA-F]{32,}\b|AKIA[0-9A-Z]{16}|BEGIN [A-Z ]*PRIVATE KEY", text)
