@@ -234,6 +234,29 @@ def test_the_printed_path_makes_a_closed_cluster_of_two_nodes_and_ends_it(
 
 
 @pytest.mark.slow
+def test_two_addresses_of_a_network_make_a_cluster(environment: dict[str, str], place: Path) -> None:
+    """As on machines of one's own, where Ray listens on every interface: in a network of the test's own, which ends here."""
+    if os.geteuid() or subprocess.run(["unshare", "--net", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("a network of our own takes permission")
+    lines = f"""
+        set -e
+        ip link set lo up
+        ip address add 10.77.0.1/24 dev lo
+        ip address add 10.77.0.2/24 dev lo
+        export ARCHSWEEP_CPUS=1
+        {SCRIPT} head 10.77.0.1
+        ARCHSWEEP_NODE={place}/second ARCHSWEEP_NODE_PORTS=21000 {SCRIPT} worker 10.77.0.1 10.77.0.2
+        RAY_AUTH_MODE=token {sys.executable} -W ignore -c '{LOOK}' 10.77.0.1:6379
+        ARCHSWEEP_NODE={place}/second {SCRIPT} stop
+        {SCRIPT} stop
+    """
+    done = subprocess.run(["unshare", "--net", "bash", "-c", lines], env=environment, capture_output=True, text=True, timeout=200)
+    assert '{"nodes": 2, "answered": 2, "cpus": 2.0}' in done.stdout, done.stderr
+    assert done.returncode == 0, done.stderr
+    assert of_ours(place) == []
+
+
+@pytest.mark.slow
 def test_a_worker_with_another_token_does_not_join(environment: dict[str, str], place: Path) -> None:
     ports = {"ARCHSWEEP_PORT": "6390", "ARCHSWEEP_DASHBOARD_PORT": "8290", "ARCHSWEEP_NODE_PORTS": "24000", "ARCHSWEEP_CPUS": "1"}
     try:
