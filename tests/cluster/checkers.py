@@ -95,7 +95,7 @@ def judged_by_kubernetes(text: str) -> None:
 
 def judged_by_skypilot(text: str) -> None:
     """The fields that SkyPilot's documentation of its YAML has, with their types. SkyPilot's own schema comes with a package that asks for
-    an older click than this project's and some forty packages besides, so it is not a part of the tests."""
+    an older click than this project's and some forty packages besides; test_skypilot.py asks it, in an environment of its own."""
     (document,) = documents(text)
     judged_by_fields(document, SKYPILOT)
 
