@@ -47,6 +47,10 @@ def test_what_ray_packs_has_no_secret_and_no_result(project: Path, tmp_path: Pat
     assert names - {".rayignore"} == set(WANTED)
 
 
+def test_the_projects_own_folder_is_packed_by_the_same_file() -> None:
+    assert (ROOT / ".rayignore").samefile(CLUSTER / ".rayignore")
+
+
 @pytest.mark.slow
 def test_the_wheel_has_the_cluster_files_beside_the_environment(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)]
