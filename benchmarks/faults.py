@@ -32,8 +32,8 @@ SPACE = '''"""Two heads or four? As much work either way, so that the trials of 
 from archsweep.config import ExperimentConfig
 from archsweep.space import Choice, Space
 
-base = ExperimentConfig(num_layers=3, num_heads=2, hidden_size=16, context_length=16, batch_size=8, max_tokens=128 * {steps}, eval_tokens=256,
-                        num_evaluations=3, vocab_size=300, dataset="text:{text}", learning_rate=3e-3)
+base = ExperimentConfig(num_layers=3, num_heads=2, hidden_size=16, context_length=16, batch_size=8, max_tokens=128 * {steps},
+                        eval_tokens=256, num_evaluations=3, vocab_size=300, dataset="text:{text}", learning_rate=3e-3)
 space = Space(base=base, compare={{"num_heads": Choice(2, 4)}}, repeat=2)
 '''
 TEXT = "\n\n".join(

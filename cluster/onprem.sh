@@ -36,7 +36,7 @@ first=${ARCHSWEEP_NODE_PORTS:-20000}
 token=${RAY_AUTH_TOKEN_PATH:-$HOME/.ray/auth_token}
 
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$token RAY_USAGE_STATS_ENABLED=0
-unset RAY_AUTH_TOKEN # the file is what all nodes have in common
+unset RAY_AUTH_TOKEN RAY_ADDRESS RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER # what is meant for another Ray; the token is the file's
 
 refuse() {
     echo "onprem.sh: $*" >&2
