@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -11,7 +12,7 @@ import sys
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import archsweep
 
@@ -80,14 +81,19 @@ class Node:
 
 
 @contextmanager
-def cluster(home: Path, count: int, cpus: int = 1, gpus: int = 0) -> Iterator[list[Node]]:
-    """So many nodes of `cpus` processors, the head first, all in one Ray; none is left afterwards. Needs root, for the networks."""
+def cluster(home: Path, count: int, cpus: int = 1, gpus: int = 0, kinds: dict[str, Any] | None = None) -> Iterator[list[Node]]:
+    """So many nodes of `cpus` processors, the head first, all in one Ray; none is left afterwards. Needs root, for the networks.
+
+    With `kinds`, Ray's autoscaler starts nodes of them as it would on a cloud, by Ray's own provider of nodes that are processes.
+    """
     name = f"as{secrets.token_hex(2)}"
     homes = [home / f"node{number}" for number in range(count)]
     for each in homes:
         (each / ".ray").mkdir(parents=True)
     nodes = [Node(name, number, homes, cpus, gpus) for number in range(count)]
     head, *workers = nodes
+    if kinds:
+        head.environment |= _autoscaling(home / "autoscaler.yaml", head, kinds)
     try:
         for node in nodes:
             subprocess.run(["ip", "netns", "add", node.namespace], check=True)
@@ -109,6 +115,26 @@ def cluster(home: Path, count: int, cpus: int = 1, gpus: int = 0) -> Iterator[li
     finally:
         for node in nodes:
             node.remove()
+
+
+def _autoscaling(path: Path, head: Node, kinds: dict[str, Any]) -> dict[str, str]:
+    """The environment of a head whose autoscaler has these kinds of nodes."""
+    config = {
+        "cluster_name": "processes",
+        "max_workers": 8,
+        "idle_timeout_minutes": 5,
+        "provider": {"type": "fake_multinode", "gcs_address": f"{head.address}:{PORT}"},
+        "available_node_types": {"ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}} | kinds,
+        "head_node_type": "ray.head.default",
+        "upscaling_speed": 1.0,
+        "file_mounts_sync_continuously": False,
+    }
+    mappings = ("auth", "docker", "file_mounts")
+    lists = ("cluster_synced_files", "rsync_exclude", "rsync_filter", "initialization_commands", "setup_commands")
+    commands = [f"{where}_{what}_commands" for where in ("head", "worker") for what in ("setup", "start_ray")]
+    config |= {name: {} for name in mappings} | {name: [] for name in (*lists, *commands)}  # what the autoscaler reads in any case
+    path.write_text(json.dumps(config))  # which is YAML too
+    return {"ARCHSWEEP_AUTOSCALING_CONFIG": str(path), "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
 
 
 def cut(head: Node, worker: Node) -> None:

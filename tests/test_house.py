@@ -39,7 +39,7 @@ ROOMS = {
     "records": ({"atomic", "errors", "config", "records"}, {"pydantic", "pyarrow", "pandas"}),
     "running": (
         FOUNDATION | {"planning", "records", "running", "training"},
-        {"pydantic", "rich", "ray", "numpy", "torch", "scipy", "tensorboardX", "wandb", "mlflow"},
+        {"pydantic", "rich", "ray", "numpy", "yaml", "torch", "scipy", "tensorboardX", "wandb", "mlflow"},
     ),
     "analysis": (
         {"atomic", "errors", "config", "records", "analysis"},
@@ -55,6 +55,7 @@ ONLY_IN = {
     "running": {
         "ray": {"running/ray_tune.py", "running/carrier.py"},
         "numpy": {"running/carrier.py"},
+        "yaml": {"running/autoscaler.py"},
         "torch": {"running/worker.py"},
         "training": {"running/measure.py", "running/worker.py"},
         "scipy": {"running/tally.py"},

@@ -21,6 +21,7 @@ from archsweep.config import ExperimentConfig
 from archsweep.device import processors
 from archsweep.errors import MachineError
 from archsweep.planning.plan import Trial
+from archsweep.running.autoscaler import node_types
 from archsweep.running.carrier import Carrier, make_carrier
 from archsweep.running.recorder import reason_in
 from archsweep.running.resources import ASSUMED_GPU_BYTES, Resources, fitting, larger, request
@@ -56,13 +57,15 @@ class Cluster:
 
     def __init__(self, ray: Any, is_elsewhere: bool) -> None:
         self._ray, self._is_elsewhere = ray, is_elsewhere
-        self._use_gpu = any(node.get("GPU", 0) > 0 for node in self._nodes())
-        self._gpu_bytes = _smallest_gpu_bytes(ray) if self._use_gpu else ASSUMED_GPU_BYTES
+        self._types = node_types() if is_elsewhere else []
+        self._use_gpu = any(node.get("GPU", 0) > 0 for node in self._possible())
+        self._gpu_bytes = _smallest_gpu_bytes(ray) if any(node.get("GPU", 0) > 0 for node in self._nodes()) else ASSUMED_GPU_BYTES
 
     def slots(self, trials: Sequence[Trial]) -> int:
         """How many of `trials`, by what the largest of them asks for, run side by side."""
         largest = max((self.request(trial) for trial in trials), key=lambda resources: (resources.gpus, resources.cpus))
-        return max(1, sum(fitting(largest, node) for node in self._nodes()))
+        now = sum(fitting(largest, node) for node in self._nodes())
+        return max(1, now, sum(fitting(largest, kind.resources) * kind.most for kind in self._types))
 
     def run(
         self,
@@ -87,7 +90,7 @@ class Cluster:
         frames, left = [], list(trials)
         while (left or search) and not stop.is_set():
             for resources in {work.requests[trial.id] for trial in left}:
-                _check_some_node_holds(resources, self._nodes())
+                _check_some_node_holds(resources, self._possible())
             work.again = []
             frames.append(_fit(work, left, search))
             if work.broken is not None:
@@ -98,12 +101,17 @@ class Cluster:
         return frames
 
     def processors(self) -> int:
-        """Those of all nodes together: at most so many trials run side by side."""
-        return max(1, int(sum(node.get("CPU", 0) for node in self._nodes())))
+        """Those of all nodes together, also of those that may come: at most so many trials run side by side."""
+        now = sum(node.get("CPU", 0) for node in self._nodes())
+        return max(1, int(now), int(sum(kind.resources.get("CPU", 0) * kind.most for kind in self._types)))
 
     def request(self, trial: Trial) -> Resources:
         """What the trial asks for at first."""
         return request(trial, self._use_gpu, self._gpu_bytes)
+
+    def _possible(self) -> list[dict[str, float]]:
+        """A node's resources, for each that is there, and one of each kind that the autoscaler may start."""
+        return [*self._nodes(), *(kind.resources for kind in self._types if kind.most)]
 
     def _nodes(self) -> list[dict[str, float]]:
         return [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
