@@ -1,0 +1,310 @@
+"""Sweeps submitted to a real head: followed to their end, stopped, fetched, and its doors tried."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import shlex
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import psutil
+import pytest
+
+import archsweep
+from archsweep.submitting import client, package
+from archsweep.submitting.door import Token, parse_address
+from archsweep.submitting.follow import follow
+from archsweep.submitting.head import Head
+from archsweep.submitting.jobs import Request, read_log
+from tests.command_line.command import TINY_SPACE, run
+from tests.submitting.conftest import SECRET
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.submitting.conftest import Cluster
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.xdist_group("cluster")]
+
+OWN_METRIC = """def tokens_seen(model, windows):
+    return float(windows.numel())
+"""
+CANARIES = {
+    ".env": "canary-dotenv-90b1",
+    "id_rsa": "canary-rsa-90b2",
+    "server.pem": "canary-pem-90b3",
+    "auth_token": "canary-token-90b4",
+    ".aws/credentials": "canary-aws-90b5",
+    "notes/private.txt": "-----BEGIN OPENSSH PRIVATE KEY-----\ncanary-key-90b6",
+    "ignored.txt": "canary-ignored-90b7",
+}
+
+
+def wait_for(what: Callable[[], object], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.2)
+
+
+@pytest.fixture
+def project(tmp_path: Path, tiny_text: Path) -> Path:
+    """A researcher's folder: a question, a module of their own, and things that must not leave it."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    own = TINY_SPACE.format(tokens=384, text=tiny_text).replace("vocab_size=300", 'vocab_size=300, metrics=("own_metric:tokens_seen",)')
+    (folder / "one_or_two.py").write_text(own)
+    (folder / "own_metric.py").write_text(OWN_METRIC)
+    (folder / ".rayignore").write_text("ignored.txt\n")
+    for name, content in CANARIES.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(content)
+    return folder
+
+
+def losses(folder: Path) -> pd.DataFrame:
+    """Every recorded loss, by what it is of; exact."""
+    which = ["variant", "learning_rate", "seed", "step"]
+    return archsweep.load_curves(folder).sort_values(which)[[*which, "train_loss", "val_loss"]].reset_index(drop=True)
+
+
+def holding(folder: Path, words: list[str]) -> list[str]:
+    """The files below a folder in which one of the words is found."""
+    found = []
+    for path in (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()):
+        content = path.read_bytes()
+        found += [f"{path}: {word}" for word in words if word.encode() in content]
+    return found
+
+
+def test_a_submitted_sweep_is_followed_fetched_and_ends_with_the_records_that_it_has_here(
+    cluster: Cluster, project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = cluster.run("submit", "one_or_two.py", "--checkpoint-seconds", "30", folder=project)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(
+        r"to send: \d+ files, [\d,]+ bytes; they look like secrets and stay here: auth_token, id_rsa, notes/private.txt", done.stdout
+    )
+    assert "sent as archsweep-one_or_two: python -m archsweep one_or_two.py --checkpoint-seconds 30.0 --address auto" in done.stdout
+    assert f"report: {cluster.results}/one_or_two/report.html" in done.stdout
+    assert "one_or_two: succeeded" in done.stdout.splitlines()[-1]
+
+    fetched = cluster.run("fetch", "one_or_two", folder=project)
+    assert fetched.returncode == 0, fetched.stdout + fetched.stderr
+    monkeypatch.chdir(project)
+    monkeypatch.syspath_prepend(project)
+    assert run("one_or_two.py", "--serial", "--results", str(tmp_path / "here")) == 0
+    pd.testing.assert_frame_equal(losses(project / "results/one_or_two"), losses(tmp_path / "here/one_or_two"), check_exact=True)
+    assert run("report", "one_or_two") == 0
+    assert "One layer or two?" in capsys.readouterr().out
+
+    again = cluster.run("submit", "one_or_two.py", folder=project)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert re.search(r"(\d+) of \1 trials are finished and stay as they are", again.stdout), again.stdout
+    listed = cluster.run("jobs", folder=project).stdout.splitlines()
+    assert [re.findall(r"archsweep-one_or_two\S*", line) for line in listed if line.startswith("one_or_two:")] == [
+        ["archsweep-one_or_two"],
+        ["archsweep-one_or_two-2"],
+    ]
+    assert cluster.run("fetch", "one_or_two", "--no-models", folder=project).returncode == 0
+
+    canaries = [word.splitlines()[-1] for word in CANARIES.values()]
+    said = done.stdout + done.stderr + fetched.stdout + fetched.stderr + again.stdout + again.stderr
+    told = json.dumps(ask(cluster, "/api/jobs/", cluster.token)[1]) + cluster.run("logs", "one_or_two", folder=project).stdout
+    assert not [word for word in [*canaries, SECRET, cluster.token] if word in said + told]
+    assert holding(cluster.folder / "ray", ["def tokens_seen"])  # the package, as it was unpacked there: what travels is found
+    for place in (cluster.folder / "ray", cluster.folder / "home", cluster.folder / "cache", project / "results"):
+        assert holding(place, [*canaries, SECRET, cluster.token]) == []
+
+
+def ask(cluster: Cluster, path: str, token: str | None, method: str = "GET", body: object = None, port: int = 0) -> tuple[int, object]:
+    """What the head answers: the status, and JSON where it is some."""
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(f"http://127.0.0.1:{port or cluster.dashboard}{path}", data, headers, method=method)
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=5) as answer:
+            status, content = answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            status, content = error.code, error.read()
+    try:
+        return status, json.loads(content)
+    except ValueError:
+        return status, content.decode(errors="replace")
+
+
+FAILING_THERE = """
+import os
+if "RAY_JOB_CONFIG_JSON" in "".join(os.environ):
+    raise ValueError("not on a cluster")
+"""
+
+
+def test_a_jobs_exit_code_is_the_commands(cluster: Cluster, project: Path) -> None:
+    (project / "failing.py").write_text((project / "one_or_two.py").read_text() + FAILING_THERE)
+    failed = cluster.run("submit", "failing.py", folder=project)
+    assert failed.returncode == 2, failed.stdout + failed.stderr
+    assert "ValueError: not on a cluster" in failed.stdout
+    assert "failing: failed" in failed.stdout.splitlines()[-1]
+    missing = cluster.run("fetch", "failing", folder=project)
+    assert missing.returncode == 3
+    assert "there is no sweep failing in" in missing.stderr
+    assert not (project / "results").exists()
+
+
+def test_a_running_sweep_is_one_job_can_be_fetched_and_stops_with_its_trials_saved(
+    cluster: Cluster, project: Path, tiny_text: Path
+) -> None:
+    (project / "long.py").write_text(
+        TINY_SPACE.format(tokens=40_000_000, text=tiny_text).replace("num_evaluations=2", "num_evaluations=40000")
+    )
+    sent = cluster.run("submit", "long.py", "--no-follow", "-y", folder=project)
+    assert sent.returncode == 0, sent.stdout + sent.stderr
+    stop_line = f"python -m archsweep stop long --address {cluster.url}"
+    assert stop_line in sent.stdout
+    twice = cluster.run("submit", "long.py", "-y", folder=project)
+    assert twice.returncode == 3
+    assert re.search(r"the sweep long is (pending|running) already, as archsweep-long\. Follow it", twice.stderr)
+    records = cluster.results / "long/trials"
+    wait_for(lambda: list(records.glob("*/records.jsonl")))
+    assert cluster.run("fetch", "long", folder=project).returncode == 0
+    assert len(archsweep.load_curves(project / "results/long")) > 0
+    assert "long: running" in cluster.run("status", "long", folder=project).stdout
+    follower = subprocess.Popen(
+        [sys.executable, "-m", "archsweep", "logs", "long", "-f", "--address", cluster.url],
+        env=cluster.environment, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert follower.stdout is not None
+    assert follower.stdout.readline()
+    follower.send_signal(2)
+    _, said = follower.communicate(timeout=30)
+    assert follower.returncode == 0
+    assert "goes on without this terminal" in said
+    assert stop_line in said
+    stopped = cluster.run(*shlex.split(stop_line)[3:5], folder=project)
+    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+    assert "has stopped; the same submit goes on from there" in stopped.stdout
+    assert "stopping: trials are saved first" in cluster.run("logs", "long", folder=project).stdout
+    assert list(records.glob("*/checkpoint/*"))
+    assert not (cluster.results / "long/.lock").read_text()
+    assert cluster.run("fetch", "long", folder=project).returncode == 0
+    assert not list((project / "results").rglob("checkpoint"))
+
+
+DOORS = ("/api/jobs/", "/api/version", "/api/v0/logs?node_ip=127.0.0.1", "/nodes?view=summary", "/api/v0/actors", "/api/cluster_status")
+
+
+@pytest.mark.parametrize("token", [None, "wrong", ""])
+def test_no_door_of_a_head_opens_without_the_right_token(cluster: Cluster, token: str | None, tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    body = {"entrypoint": f"touch {made}", "submission_id": f"evil-{token}"}
+    connections = [each for process in cluster.processes() for each in process.net_connections("inet")]
+    listening = {each.laddr for each in connections if each.status == psutil.CONN_LISTEN}
+    assert {place.ip for place in listening} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+    assert {cluster.dashboard, cluster.gcs} <= {place.port for place in listening}
+    assert len(listening) >= 6
+    for path in DOORS:
+        assert ask(cluster, path, token)[0] in (401, 403)
+        assert ask(cluster, path, cluster.token)[0] == 200
+    for place in listening:
+        for path in ("/api/jobs/", "/api/job_agent/jobs/"):
+            try:
+                status = ask(cluster, path, token, "POST", body, place.port)[0]
+            except (OSError, http.client.HTTPException):  # speaks something else
+                continue
+            assert status in (401, 403, 404, 405), (place, path)
+    joining = "import ray; ray.init(address='{}', log_to_driver=False); open('{}', 'w').close()".format(f"127.0.0.1:{cluster.gcs}", made)
+    environment = {name: value for name, value in cluster.environment.items() if not name.startswith("RAY_")} | {
+        "RAY_AUTH_MODE": "token",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        **({"RAY_AUTH_TOKEN": token} if token else {}),
+    }
+    joined = subprocess.run([sys.executable, "-c", joining], env=environment, capture_output=True, text=True, cwd=tmp_path)
+    assert joined.returncode != 0
+    assert not made.exists()
+
+
+class Line:
+    """A line to the head that carries so many seconds of a log at a time, and is then cut, or goes dead without a word."""
+
+    def __init__(self, port: int, seconds: float, silent: bool) -> None:
+        self._head, self._seconds, self._silent = port, seconds, silent
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self._open: list[socket.socket] = []
+        self.port = self._server.getsockname()[1]
+        self.cuts = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                ours, _ = self._server.accept()
+                theirs = socket.create_connection(("127.0.0.1", self._head))
+                self._open += [ours, theirs]
+                first = ours.recv(65536)
+                theirs.sendall(first)
+                carried = threading.Event()
+                for source, target in ((ours, theirs), (theirs, ours)):
+                    threading.Thread(target=self._carry, args=(source, target, carried), daemon=True).start()
+                if b"/logs/tail" in first:
+                    threading.Timer(self._seconds, self._cut, (ours, theirs, carried)).start()
+
+    def _carry(self, source: socket.socket, target: socket.socket, cut: threading.Event) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                if not cut.is_set():
+                    target.sendall(data)
+            if not cut.is_set():
+                target.shutdown(socket.SHUT_WR)
+
+    def _cut(self, ours: socket.socket, theirs: socket.socket, cut: threading.Event) -> None:
+        self.cuts += 1
+        cut.set()
+        if not self._silent:
+            for each in (ours, theirs):
+                with suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        for each in (self._server, *self._open):
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+
+
+COUNTING = "import time; [print(f'line {n}, naïve', flush=True) or time.sleep(0.05) for n in range(160)]; raise SystemExit(5)"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Ray's client leaves a cut connection unclosed
+@pytest.mark.parametrize("silent", [False, True])
+def test_a_log_that_is_cut_again_and_again_is_read_once_and_to_its_end(
+    silent: bool, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "SILENCE_SECONDS", 2.0)
+    token = Token(cluster.token, "the test")
+    package.write(package.our_packages(), tmp_path / "package.zip", token)
+    head = Head(parse_address(cluster.url), token)
+    request = Request(("python", "-c", COUNTING), {}, {"PYTHONIOENCODING": "utf-8"})
+    job = client.submit(head, request, tmp_path / "package.zip", f"counting-{silent}")
+    line = Line(cluster.dashboard, 2.5, silent)
+    written: list[str] = []
+    try:
+        ended = follow(Head(parse_address(f"http://127.0.0.1:{line.port}"), token), job, written.append, print)
+    finally:
+        line.close()
+    assert line.cuts >= 2
+    assert (ended.status, ended.exit_code) == ("FAILED", 5)
+    assert [each for each in "".join(written).splitlines() if each.startswith("line")] == [f"line {n}, naïve" for n in range(160)]
+    assert "".join(written) == read_log(head, job)
