@@ -329,11 +329,11 @@ def submit(
     from archsweep.submitting.door import parse_address
 
     parse_address(address)
+    jobs.check_results(results)
     asked = _question(space, name, base, settings, smoke)
     machine = pipeline.Machine(address=address, cache_dir=cache, checkpoint_seconds=checkpoint_seconds)
     with tempfile.TemporaryDirectory(prefix="archsweep-submit-") as scratch:
         planned, forecast = _planned(asked, machine, Path(scratch), False, None, None)
-        pipeline.sweep_folder(Path(scratch), planned.name)
         _print_plan(planned, forecast, _console(), False)
         head = _head(address, insecure)
         submission_id = jobs.new_id(head, planned.name)

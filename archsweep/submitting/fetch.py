@@ -61,7 +61,7 @@ def _manifest(head: Head, giver: str) -> tuple[Manifest, str]:
     """What the job says that it has packed, and the node that it did it on."""
     while True:
         job = patiently(lambda: read_job(head, giver))
-        said = read_log(head, giver) if job.driver_node_id else ""
+        said = patiently(lambda: read_log(head, giver)) if job.driver_node_id else ""
         for line in said.splitlines():
             if line.startswith(MANIFEST_MARK):
                 return _parsed(line.removeprefix(MANIFEST_MARK)), job.driver_node_id or ""

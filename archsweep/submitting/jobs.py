@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict
@@ -25,6 +25,8 @@ LOOK_SECONDS = 1.0
 PATIENCE_SECONDS = 600.0  # with a head that does not answer
 DEFAULT_RESULTS = "~/archsweep/results"
 EXIT_STOPPED = 130
+
+Answer = TypeVar("Answer")
 
 SWEEP_KEY, RESULTS_KEY, VERSION_KEY = "sweep", "results", "archsweep"  # of a job's metadata
 Status = Literal["PENDING", "RUNNING", "STOPPED", "SUCCEEDED", "FAILED"]
@@ -92,16 +94,17 @@ class Request:
         return " ".join(_quoted(word) for word in self.words)
 
 
-def sweep_request(words: Sequence[str], name: str, results: str, is_open: bool) -> Request:
-    """The sweep's command on the cluster, and the settings that let it save itself when it is stopped.
-
-    Raises ConfigError for results that are neither a path from the root, nor one from the home, nor a URI.
-    """
+def check_results(results: str) -> None:
+    """Raises ConfigError for results that are neither a path from the root, nor one from the home, nor a URI."""
     if not (results.startswith(("/", "~/")) or "://" in results):
         raise ConfigError(
             f"--results of a submitted sweep is a place on the cluster: a path that begins with / or ~/, or a URI such as "
             f"s3://bucket/folder, got {results!r}."
         )
+
+
+def sweep_request(words: Sequence[str], name: str, results: str, is_open: bool) -> Request:
+    """The sweep's command on the cluster, and the settings that let it save itself when it is stopped."""
     command = ("python", "-m", "archsweep", *words, "--address", "auto", "--results", results, "-y")
     return Request(command, _metadata({SWEEP_KEY: name, RESULTS_KEY: results}), _variables(is_open))
 
@@ -179,7 +182,7 @@ def wait(head: Head, submission_id: str) -> Job:
     return job
 
 
-def patiently(ask: Callable[[], Job], say: Callable[[str], object] = lambda _: None) -> Job:
+def patiently(ask: Callable[[], Answer], say: Callable[[str], object] = lambda _: None) -> Answer:
     """What `ask` answers, asked again while the head is unreachable. Raises UnreachableError after some minutes of it."""
     end, pause = time.monotonic() + PATIENCE_SECONDS, LOOK_SECONDS
     while True:

@@ -47,10 +47,10 @@ class Cluster:
     def results(self) -> Path:
         return self.folder / "home/archsweep/results"
 
-    def run(self, *words: str, folder: Path, seconds: float = 200, **more: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: str, folder: Path, address: str = "") -> subprocess.CompletedProcess[str]:
         """What `python -m archsweep WORDS --address URL` says on the laptop, in `folder`."""
-        command = [sys.executable, "-m", "archsweep", *words, "--address", self.url]
-        return subprocess.run(command, cwd=folder, env=self.environment | more, capture_output=True, text=True, timeout=seconds)
+        command = [sys.executable, "-m", "archsweep", *words, "--address", address or self.url]
+        return subprocess.run(command, cwd=folder, env=self.environment, capture_output=True, text=True, timeout=200)
 
     def processes(self) -> list[psutil.Process]:
         return [self.process, *self.process.children(recursive=True)]

@@ -6,6 +6,7 @@ import http.client
 import json
 import re
 import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -170,37 +171,55 @@ def test_a_running_sweep_is_one_job_can_be_fetched_and_stops_with_its_trials_sav
     (project / "long.py").write_text(
         TINY_SPACE.format(tokens=40_000_000, text=tiny_text).replace("num_evaluations=2", "num_evaluations=40000")
     )
-    sent = cluster.run("submit", "long.py", "--no-follow", "-y", folder=project)
-    assert sent.returncode == 0, sent.stdout + sent.stderr
+    following = subprocess.Popen(
+        [sys.executable, "-m", "archsweep", "submit", "long.py", "-y", "--address", cluster.url],
+        env=cluster.environment, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert following.stdout is not None
+    for line in following.stdout:
+        if "replicas began" in line:  # which the job says
+            break
+    following.send_signal(signal.SIGINT)
+    _, detached = following.communicate(timeout=30)
+    assert following.returncode == 130
     stop_line = f"python -m archsweep stop long --address {cluster.url}"
-    assert stop_line in sent.stdout
+    assert "archsweep-long goes on without this terminal. Follow it: python -m archsweep logs long -f" in detached
+    assert stop_line in detached
+
     twice = cluster.run("submit", "long.py", "-y", folder=project)
     assert twice.returncode == 3
-    assert re.search(r"the sweep long is (pending|running) already, as archsweep-long\. Follow it", twice.stderr)
+    assert re.search(r"the sweep long is running already, as archsweep-long\. Follow it", twice.stderr)
     records = cluster.results / "long/trials"
     wait_for(lambda: list(records.glob("*/records.jsonl")))
     assert cluster.run("fetch", "long", folder=project).returncode == 0
     assert len(archsweep.load_curves(project / "results/long")) > 0
     assert "long: running" in cluster.run("status", "long", folder=project).stdout
-    follower = subprocess.Popen(
-        [sys.executable, "-m", "archsweep", "logs", "long", "-f", "--address", cluster.url],
-        env=cluster.environment, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert follower.stdout is not None
-    assert follower.stdout.readline()
-    follower.send_signal(2)
-    _, said = follower.communicate(timeout=30)
-    assert follower.returncode == 0
-    assert "goes on without this terminal" in said
-    assert stop_line in said
+
     stopped = cluster.run(*shlex.split(stop_line)[3:5], folder=project)
     assert stopped.returncode == 0, stopped.stdout + stopped.stderr
     assert "has stopped; the same submit goes on from there" in stopped.stdout
     assert "stopping: trials are saved first" in cluster.run("logs", "long", folder=project).stdout
     assert list(records.glob("*/checkpoint/*"))
     assert not (cluster.results / "long/.lock").read_text()
-    assert cluster.run("fetch", "long", folder=project).returncode == 0
+    before = losses(cluster.results / "long")
+
+    again = cluster.run("submit", "long.py", "--no-follow", "-y", folder=project)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "sent as archsweep-long-2" in again.stdout
+    assert stop_line in again.stdout
+    wait_for(lambda: len(losses(cluster.results / "long")) > len(before))
+    assert cluster.run("stop", "long", folder=project).returncode == 0
+    line = Line(cluster.dashboard, b"/logs/file", answer=2000, most=3)
+    try:
+        fetched = cluster.run("fetch", "long", folder=project, address=f"http://127.0.0.1:{line.port}")
+    finally:
+        line.close()
+    assert fetched.returncode == 0, fetched.stdout + fetched.stderr
+    assert line.cuts == 3
     assert not list((project / "results").rglob("checkpoint"))
+    came, there = losses(project / "results/long"), losses(cluster.results / "long")
+    pd.testing.assert_frame_equal(came, there, check_exact=True)
+    assert len(before.merge(came)) == len(before)
 
 
 DOORS = ("/api/jobs/", "/api/version", "/api/v0/logs?node_ip=127.0.0.1", "/nodes?view=summary", "/api/v0/actors", "/api/cluster_status")
@@ -237,10 +256,12 @@ def test_no_door_of_a_head_opens_without_the_right_token(cluster: Cluster, token
 
 
 class Line:
-    """A line to the head that carries so many seconds of a log at a time, and is then cut, or goes dead without a word."""
+    """A line to the head that is cut, or goes dead without a word, half-way through an answer to what was asked for at `path`."""
 
-    def __init__(self, port: int, seconds: float, silent: bool) -> None:
-        self._head, self._seconds, self._silent = port, seconds, silent
+    def __init__(
+        self, port: int, path: bytes, *, seconds: float = 1e6, answer: float = 1e9, silent: bool = False, most: int = 1000
+    ) -> None:
+        self._head, self._path, self._seconds, self._answer, self._silent, self._most = port, path, seconds, answer, silent, most
         self._server = socket.create_server(("127.0.0.1", 0))
         self._open: list[socket.socket] = []
         self.port = self._server.getsockname()[1]
@@ -255,27 +276,24 @@ class Line:
                 self._open += [ours, theirs]
                 first = ours.recv(65536)
                 theirs.sendall(first)
-                carried = threading.Event()
-                for source, target in ((ours, theirs), (theirs, ours)):
-                    threading.Thread(target=self._carry, args=(source, target, carried), daemon=True).start()
-                if b"/logs/tail" in first:
-                    threading.Timer(self._seconds, self._cut, (ours, theirs, carried)).start()
+                is_cut = self._path in first.split(b"\r\n")[0] and self.cuts < self._most
+                self.cuts += is_cut
+                end = time.monotonic() + self._seconds if is_cut else float("inf")
+                threading.Thread(target=self._carry, args=(ours, theirs, float("inf"), float("inf")), daemon=True).start()
+                threading.Thread(
+                    target=self._carry, args=(theirs, ours, end, self._answer if is_cut else float("inf")), daemon=True
+                ).start()
 
-    def _carry(self, source: socket.socket, target: socket.socket, cut: threading.Event) -> None:
+    def _carry(self, source: socket.socket, target: socket.socket, end: float, room: float) -> None:
+        """Carry bytes until so much was carried, or the time has come."""
         with suppress(OSError):
-            while data := source.recv(65536):
-                if not cut.is_set():
-                    target.sendall(data)
-            if not cut.is_set():
-                target.shutdown(socket.SHUT_WR)
-
-    def _cut(self, ours: socket.socket, theirs: socket.socket, cut: threading.Event) -> None:
-        self.cuts += 1
-        cut.set()
-        if not self._silent:
-            for each in (ours, theirs):
-                with suppress(OSError):
-                    each.shutdown(socket.SHUT_RDWR)
+            while (data := source.recv(1000)) and room > 0 and time.monotonic() < end:
+                target.sendall(data)
+                room -= len(data)
+            if self._silent and data:
+                return
+            for each in (source, target) if data else (target,):
+                each.shutdown(socket.SHUT_RDWR if data else socket.SHUT_WR)
 
     def close(self) -> None:
         for each in (self._server, *self._open):
@@ -298,7 +316,7 @@ def test_a_log_that_is_cut_again_and_again_is_read_once_and_to_its_end(
     head = Head(parse_address(cluster.url), token)
     request = Request(("python", "-c", COUNTING), {}, {"PYTHONIOENCODING": "utf-8"})
     job = client.submit(head, request, tmp_path / "package.zip", f"counting-{silent}")
-    line = Line(cluster.dashboard, 2.5, silent)
+    line = Line(cluster.dashboard, b"/logs/tail", seconds=2.5, silent=silent)
     written: list[str] = []
     try:
         ended = follow(Head(parse_address(f"http://127.0.0.1:{line.port}"), token), job, written.append, print)

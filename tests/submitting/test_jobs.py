@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from archsweep.errors import ConfigError
-from archsweep.submitting.jobs import Job, Status, sweep_request
+from archsweep.submitting.jobs import Job, Status, check_results, sweep_request
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,7 +40,12 @@ def test_a_home_is_the_heads(tmp_path: Path) -> None:
 @pytest.mark.parametrize("results", ["results", "./results", "../x", "~other/x", ""])
 def test_results_of_a_submitted_sweep_are_a_place_on_the_cluster(results: str) -> None:
     with pytest.raises(ConfigError, match="is a place on the cluster"):
-        sweep_request(("a",), "a", results, is_open=False)
+        check_results(results)
+
+
+@pytest.mark.parametrize("results", ["/shared", "~/x", "s3://bucket/folder", "gs://bucket", "file:///shared"])
+def test_a_path_from_the_root_or_the_home_and_a_uri_are_places(results: str) -> None:
+    check_results(results)
 
 
 def test_a_job_has_time_to_save_itself_and_nothing_of_our_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,6 +52,13 @@ def test_what_was_packed_lands_as_it_was_and_the_pieces_are_gone(tmp_path: Path,
     assert os.listdir(tmp_path / "here") == ["planted"]
 
 
+def test_a_sweep_that_is_kept_in_a_store_lands_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(giving, "_Folder", lambda results, sweep: giving._Stored(f"file://{results}", sweep))  # pyarrow's own, of a disk
+    there = sweep(tmp_path / "cluster")
+    bring(tmp_path / "cluster", tmp_path / "here/planted", tmp_path / "logs")
+    assert files(tmp_path / "here/planted") == files(there)
+
+
 def test_checkpoints_stay_and_models_come_unless_they_are_not_wanted(tmp_path: Path) -> None:
     there = sweep(tmp_path / "cluster")
     trial = next((there / "trials").iterdir())
