@@ -143,7 +143,8 @@ def _refusal(error: urllib.error.HTTPError, address: Address, token: Token | Non
         )
     if 300 <= error.code < 400:
         return MachineError(f"{address.url} sends us elsewhere (HTTP {error.code}), where no token goes. Give the dashboard's own address.")
-    kind = UnknownError if error.code == 404 else UnreachableError if error.code in (502, 503, 504) else MachineError
+    passing = error.code >= 500 or error.code in (408, 429)
+    kind = UnknownError if error.code == 404 else UnreachableError if passing else MachineError
     return kind(f"{address.url} answered HTTP {error.code}: {said or error.reason}.")
 
 

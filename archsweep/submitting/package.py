@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from archsweep.submitting.door import Token
 
 MOST_BYTES = 100 * 2**20  # what Ray's dashboard takes in one request (DASHBOARD_CLIENT_MAX_SIZE)
+MOST_PACKING = 10  # times that files shrink, at the most, when they are packed
+MOST_NAMED = 10
 IGNORE_FILES = (".gitignore", ".rayignore")
 OUR_PACKAGES = ("archsweep", "search_spaces")
 
@@ -51,8 +53,11 @@ class Package:
         return sum(path.stat().st_size for path in self.files.values())
 
     def __str__(self) -> str:
-        kept = f"; they look like secrets and stay here: {', '.join(map(str, self.kept_back))}" if self.kept_back else ""
-        return f"{len(self.files)} files, {self.size:,} bytes{kept}"
+        sent = f"{len(self.files)} files, {self.size:,} bytes"
+        if not self.kept_back:
+            return sent
+        more = f" and {len(self.kept_back) - MOST_NAMED} more" if len(self.kept_back) > MOST_NAMED else ""
+        return f"{sent}; they look like secrets and stay here: {', '.join(map(str, self.kept_back[:MOST_NAMED]))}{more}"
 
 
 def choose(root: Path) -> Package:
@@ -87,6 +92,8 @@ def write(package: Package, archive: Path, token: Token | None) -> int:
 
     Raises SpaceError where it is more than a head takes, or where a file holds the token or cannot be read.
     """
+    if package.size > MOST_PACKING * MOST_BYTES:
+        raise _too_large(package, "has", package.size)
     with _must_be_readable(Path.cwd()), zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as into:
         for name, path in package.files.items():
             content = path.read_bytes()
@@ -98,11 +105,7 @@ def write(package: Package, archive: Path, token: Token | None) -> int:
             into.writestr(entry, content)
     size = archive.stat().st_size
     if size > MOST_BYTES:
-        largest = max(package.files, key=lambda name: package.files[name].stat().st_size)
-        raise SpaceError(
-            f"the project packs to {size / 2**20:.0f} MiB, and a head takes at most {MOST_BYTES // 2**20}. The largest file is {largest}, "
-            f"{package.files[largest].stat().st_size / 2**20:.0f} MiB: name in .rayignore what a sweep does not need."
-        )
+        raise _too_large(package, "packs to", size)
     return size
 
 
@@ -117,6 +120,14 @@ def relative_space(space: str, root: Path, package: Package) -> str:
     if name not in package.files:
         raise SpaceError(f"{space} must be among the files that are sent, and .gitignore, .rayignore or its own name leaves it here.")
     return str(name)
+
+
+def _too_large(package: Package, verb: str, size: int) -> SpaceError:
+    largest = max(package.files, key=lambda name: package.files[name].stat().st_size)
+    return SpaceError(
+        f"the project {verb} {size / 2**20:.0f} MiB, and a head takes at most {MOST_BYTES // 2**20}, packed. The largest file is {largest} "
+        f"with {package.files[largest].stat().st_size / 2**20:.0f} MiB: name in .rayignore what a sweep does not need."
+    )
 
 
 def _walk(

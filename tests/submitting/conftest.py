@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,6 +74,13 @@ def _answers(url: str, token: str) -> bool:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
+    with head("token") as running:
+        yield running
+
+
+@contextmanager
+def head(mode: str) -> Iterator[Cluster]:
+    """A head whose RAY_AUTH_MODE is `mode`, until the block ends."""
     folder = Path(tempfile.mkdtemp(prefix="as-", dir="/tmp"))  # short: Ray puts sockets there, whose paths may have 107 bytes
     gcs, dashboard, agent, client = free_ports(4)
     token = secrets.token_hex(32)
@@ -84,7 +91,12 @@ def cluster() -> Iterator[Cluster]:
     token_file.write_text(token)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     common = {"PATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token_file), "RAY_USAGE_STATS_ENABLED": "0"}
-    heads = common | {"HOME": str(folder / "home"), "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "ARCHSWEEP_CACHE": str(folder / "cache")}
+    heads = common | {
+        "RAY_AUTH_MODE": mode,
+        "HOME": str(folder / "home"),
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "ARCHSWEEP_CACHE": str(folder / "cache"),
+    }
     ours = common | {"HOME": str(folder / "laptop"), "PYTHONPATH": str(REPOSITORY), "MY_API_KEY": SECRET, "RAY_ADDRESS": "127.0.0.1:1"}
     options = {
         "port": gcs,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import pickle
 import re
 import shlex
 import signal
@@ -28,7 +29,8 @@ from archsweep.submitting.follow import follow
 from archsweep.submitting.head import Head
 from archsweep.submitting.jobs import Request, read_log
 from tests.command_line.command import TINY_SPACE, run
-from tests.submitting.conftest import SECRET
+from tests.submitting.conftest import SECRET, head
+from tests.submitting.evil import Evil
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 
     from tests.submitting.conftest import Cluster
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.xdist_group("cluster")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 OWN_METRIC = """def tokens_seen(model, windows):
     return float(windows.numel())
@@ -103,6 +105,12 @@ def test_a_submitted_sweep_is_followed_fetched_and_ends_with_the_records_that_it
 
     fetched = cluster.run("fetch", "one_or_two", folder=project)
     assert fetched.returncode == 0, fetched.stdout + fetched.stderr
+    there, here = (
+        {path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file()}
+        for place in (cluster.results / "one_or_two", project / "results/one_or_two")
+    )
+    assert here <= there
+    assert {name for name in there - here if "/checkpoint/" not in name} == {".lock"}
     monkeypatch.chdir(project)
     monkeypatch.syspath_prepend(project)
     assert run("one_or_two.py", "--serial", "--results", str(tmp_path / "here")) == 0
@@ -118,14 +126,20 @@ def test_a_submitted_sweep_is_followed_fetched_and_ends_with_the_records_that_it
         ["archsweep-one_or_two"],
         ["archsweep-one_or_two-2"],
     ]
-    assert cluster.run("fetch", "one_or_two", "--no-models", folder=project).returncode == 0
+    (cluster.results / "one_or_two/tuner.pkl").write_bytes(pickle.dumps(Evil(tmp_path / "made")))
+    (cluster.results / "one_or_two/figures/passwords.txt").symlink_to("/etc/passwd")
+    (cluster.results / "one_or_two/trials/elsewhere").symlink_to(project)
+    assert cluster.run("fetch", "one_or_two", "--no-models", "--to", "elsewhere", folder=project).returncode == 0
+    came = {path.relative_to(project / "elsewhere/one_or_two").as_posix() for path in (project / "elsewhere").rglob("*") if path.is_file()}
+    assert came == {name for name in here if "/model/" not in name}
+    assert not (tmp_path / "made").exists()
 
     canaries = [word.splitlines()[-1] for word in CANARIES.values()]
     said = done.stdout + done.stderr + fetched.stdout + fetched.stderr + again.stdout + again.stderr
     told = json.dumps(ask(cluster, "/api/jobs/", cluster.token)[1]) + cluster.run("logs", "one_or_two", folder=project).stdout
     assert not [word for word in [*canaries, SECRET, cluster.token] if word in said + told]
     assert holding(cluster.folder / "ray", ["def tokens_seen"])  # the package, as it was unpacked there: what travels is found
-    for place in (cluster.folder / "ray", cluster.folder / "home", cluster.folder / "cache", project / "results"):
+    for place in (cluster.folder / "ray", cluster.folder / "home", cluster.folder / "cache", project / "results", project / "elsewhere"):
         assert holding(place, [*canaries, SECRET, cluster.token]) == []
 
 
@@ -244,15 +258,40 @@ def test_no_door_of_a_head_opens_without_the_right_token(cluster: Cluster, token
             except (OSError, http.client.HTTPException):  # speaks something else
                 continue
             assert status in (401, 403, 404, 405), (place, path)
-    joining = "import ray; ray.init(address='{}', log_to_driver=False); open('{}', 'w').close()".format(f"127.0.0.1:{cluster.gcs}", made)
+    assert joins(cluster, token, made) is False
+    assert not made.exists()
+
+
+def test_the_right_token_opens_a_head(cluster: Cluster, tmp_path: Path) -> None:
+    assert joins(cluster, cluster.token, tmp_path / "made")
+
+
+def joins(cluster: Cluster, token: str | None, made: Path) -> bool:
+    """Whether a driver with this token gets in, and runs a function on the cluster that makes a file."""
+    joining = f"""
+import pathlib, ray
+ray.init(address="127.0.0.1:{cluster.gcs}", log_to_driver=False)
+ray.get(ray.remote(lambda: pathlib.Path({str(made)!r}).touch()).remote())
+"""
     environment = {name: value for name, value in cluster.environment.items() if not name.startswith("RAY_")} | {
         "RAY_AUTH_MODE": "token",
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         **({"RAY_AUTH_TOKEN": token} if token else {}),
     }
-    joined = subprocess.run([sys.executable, "-c", joining], env=environment, capture_output=True, text=True, cwd=tmp_path)
-    assert joined.returncode != 0
-    assert not made.exists()
+    joined = subprocess.run([sys.executable, "-c", joining], env=environment, capture_output=True, text=True, cwd=made.parent)
+    return joined.returncode == 0 and made.exists()
+
+
+def test_an_open_head_takes_a_sweep_only_from_those_who_insist_and_sees_no_token(project: Path) -> None:
+    with head("disabled") as cluster:
+        refused = cluster.run("submit", "one_or_two.py", folder=project)
+        assert refused.returncode == 3
+        assert "answers without a token" in refused.stderr
+        assert ask(cluster, "/api/jobs/", None) == (200, [])
+        insisted = cluster.run("submit", "one_or_two.py", "--insecure-no-auth", folder=project)
+        assert insisted.returncode == 0, insisted.stdout + insisted.stderr
+        assert cluster.run("fetch", "one_or_two", "--insecure-no-auth", folder=project).returncode == 0
+        assert holding(cluster.folder / "ray", [cluster.token]) == []
 
 
 class Line:

@@ -157,7 +157,12 @@ def test_a_package_beyond_what_a_head_takes_is_refused_and_its_largest_file_name
     monkeypatch.setattr(package, "MOST_BYTES", 2 * 2**20)
     plant(tmp_path, "question.py")
     (tmp_path / "large.bin").write_bytes(random.Random(0).randbytes(3 * 2**20))
-    with pytest.raises(SpaceError, match=r"at most 2\. The largest file is large.bin, 3 MiB: name in .rayignore"):
+    with pytest.raises(
+        SpaceError, match=r"packs to 3 MiB, .* at most 2, packed\. The largest file is large.bin with 3 MiB: name in .rayignore"
+    ):
+        package.write(package.choose(tmp_path), tmp_path.parent / "large.zip", None)
+    (tmp_path / "large.bin").write_bytes(bytes(21 * 2**20))  # which would pack to next to nothing, after a long time
+    with pytest.raises(SpaceError, match=r"has 2\d MiB"):
         package.write(package.choose(tmp_path), tmp_path.parent / "large.zip", None)
 
 

@@ -16,6 +16,7 @@ from archsweep.errors import RecordError
 from archsweep.submitting import giving
 from archsweep.submitting.parcel import Manifest, Order, piece_name
 from archsweep.submitting.unpack import land
+from tests.submitting.evil import Evil
 from tests.sweep_folder import write_sweep
 
 VARIANTS = [{"num_layers": 1}, {"num_layers": 2}]
@@ -73,16 +74,6 @@ def test_checkpoints_stay_and_models_come_unless_they_are_not_wanted(tmp_path: P
         assert came & {"checkpoint/state.json", "model/model.safetensors", "model/config.json"} == expected
         assert "tensorboard/seed=0/events.out.tfevents.1.host" in came
         assert ".lock" not in came
-
-
-class Evil:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (self.path,)
 
 
 def test_pickles_links_programs_and_strange_names_in_a_results_folder_do_not_come(tmp_path: Path) -> None:
