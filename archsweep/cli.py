@@ -367,6 +367,7 @@ def fetch(
     *,
     address: Dashboard,
     to: Annotated[Path, Parameter(help="where sweeps are kept here")] = Path("results"),
+    results: Annotated[str | None, Parameter(help="where they are kept there [default: where its last job put it]")] = None,
     models: Annotated[bool, Parameter(help="the kept models too")] = True,
     insecure: Insecure = False,
 ) -> int:
@@ -379,7 +380,7 @@ def fetch(
     if driver := owner(folder):
         raise MachineError(f"{folder} is being run by {driver}, here. Wait for it, or bring the cluster's elsewhere with --to.")
     head = _head(address, insecure)
-    fetch.fetch(head, jobs.find_job(head, sweep), folder, models, _say)
+    fetch.fetch(head, sweep, results or jobs.find_job(head, sweep).results, folder, models, _say)
     _say(f"{folder}; its report: python -m archsweep report {shlex.quote(str(folder))}")
     return 0
 

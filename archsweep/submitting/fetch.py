@@ -25,24 +25,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from archsweep.submitting.head import Head
-    from archsweep.submitting.jobs import Job
 
 TRIES = 5
 DOWNLOAD_SECONDS = 3600  # for a piece, which Ray's own limit of 30 would cut short
 CHUNK_BYTES = 2**16
 
 
-def fetch(head: Head, job: Job, folder: Path, models: bool, say: Callable[[str], object]) -> None:
-    """Bring the folder of the job's sweep to `folder`, without its checkpoints.
+def fetch(head: Head, sweep: str, results: str, folder: Path, models: bool, say: Callable[[str], object]) -> None:
+    """Bring the folder of the sweep that the cluster keeps in `results` to `folder`, without its checkpoints.
 
     Raises MachineError where the cluster cannot give it, RecordError where it is no sweep's, or less than `folder` has already.
     """
     ticket = secrets.token_hex(16)
-    order = Order(sweep=job.sweep or "", results=job.results, models=models, ticket=ticket)
+    order = Order(sweep=sweep, results=results, models=models, ticket=ticket)
     with tempfile.TemporaryDirectory(prefix="archsweep-fetch-") as scratch:
         archive = Path(scratch) / "package.zip"
         write(our_packages(), archive, head.token)
-        request = other_request(("archsweep.submitting.giving", order.model_dump_json()), {"fetches": order.sweep}, head.token is None)
+        request = other_request(("archsweep.submitting.giving", order.model_dump_json()), {"fetches": sweep}, head.token is None)
         giver = submit(head, request, archive, f"archsweep-fetch-{ticket}")
         try:
             manifest, node = _manifest(head, giver)
@@ -51,7 +50,7 @@ def fetch(head: Head, job: Job, folder: Path, models: bool, say: Callable[[str],
                 for number, piece in enumerate(manifest.pieces):
                     _download(head, node, piece_name(ticket, number), piece, parcel)
                 parcel.seek(0)
-                land(parcel, manifest, folder, order.sweep, models)
+                land(parcel, manifest, folder, sweep, models)
         finally:
             with suppress(MachineError):
                 head.post(f"/api/jobs/{quote(giver)}/stop")

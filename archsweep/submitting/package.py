@@ -30,10 +30,10 @@ OUR_PACKAGES = ("archsweep", "search_spaces")
 # Names that stay here, in lower case, whatever the ignore files say.
 SECRETS = (
     "*.pem", "*.key", "*.p8", "*.p12", "*.pfx", "*.ppk", "*.jks", "*.keystore", "*.kdbx", "*.gpg", "*.asc", "id_rsa*", "id_dsa*",
-    "id_ecdsa*", "id_ed25519*", "*credentials*", "*.credential", "secret", "secrets", "secret.*", "secrets.*", "*_secret.*", "*_secrets.*",
-    "auth_token*", "token", "token.txt", "*.token", "*_token", "*_token.txt", "*api_key*", "*apikey*", "service_account*.json",
-    "service-account*.json", "kubeconfig*", "*.kubeconfig", "*.tfvars", "*.tfstate", "*.tfstate.backup", "netrc", "_netrc", "htpasswd",
-    "pgpass", "*.env", "env.sh",
+    "id_ecdsa*", "id_ed25519*", "*credentials*", "*.credential", "secret", "secrets", "secret.*", "secrets.*", "*secret*.json",
+    "*secret*.toml", "*secret*.txt", "*secret*.y*ml", "*secret*.ini", "auth_token*", "token", "token.txt", "*.token", "*_token",
+    "*_token.txt", "*api_key*", "*apikey*", "*service_account*.json", "*service-account*.json", "kubeconfig*", "*.kubeconfig",
+    "*.tfvars", "*.tfstate", "*.tfstate.backup", "netrc", "_netrc", "htpasswd", "pgpass", "*.env", "env.sh",
 )  # fmt: skip
 LEFTOVERS = (".*", "__pycache__", "*.pyc", "*.pyo", "*.egg-info", "node_modules", "*.safetensors", "*.ckpt", "*.pt", "*.pth", "*.swp", "*~")
 LEFTOVER_FOLDERS = ("results", "checkpoint", "checkpoints", "checkpoint-*", "cache", "caches", "*_cache", "wandb", "mlruns")  # of no code

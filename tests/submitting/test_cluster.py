@@ -175,7 +175,10 @@ def test_a_jobs_exit_code_is_the_commands(cluster: Cluster, project: Path) -> No
     assert "failing: failed" in failed.stdout.splitlines()[-1]
     missing = cluster.run("fetch", "failing", folder=project)
     assert missing.returncode == 3
-    assert "there is no sweep failing in" in missing.stderr
+    assert "there is no sweep failing in ~/archsweep/results on the cluster" in missing.stderr
+    (cluster.folder / "home" / "kept").mkdir()
+    unknown = cluster.run("fetch", "unknown", "--results", "~/kept", folder=project)  # of which this head has never heard
+    assert "there is no sweep unknown in ~/kept on the cluster" in unknown.stderr
     assert not (project / "results").exists()
 
 

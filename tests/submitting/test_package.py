@@ -29,7 +29,17 @@ def sent(root: Path) -> set[str]:
 
 
 def test_the_users_own_code_and_texts_are_sent_with_our_packages_as_they_are_installed(tmp_path: Path) -> None:
-    ours = ("question.py", "metrics/own.py", "tokenizer.json", "text/tokens.txt", "results.py", "cache/__init__.py", "keys.py", "README.md")
+    ours = (
+        "question.py",
+        "metrics/own.py",
+        "tokenizer.json",
+        "text/tokens.txt",
+        "results.py",
+        "cache/__init__.py",
+        "keys.py",
+        "secret_sauce.py",
+        "README.md",
+    )
     plant(tmp_path, *ours)
     assert sent(tmp_path) == set(ours)
     names = {str(name) for name in package.choose(tmp_path).files}
@@ -45,12 +55,12 @@ def test_a_copy_of_our_package_in_the_folder_is_the_one_that_is_sent(tmp_path: P
 
 @pytest.mark.parametrize(
     "name",
-    [".env", ".env.local", "prod.env", ".git/config", ".venv/lib/x.py", ".aws/credentials", ".netrc", ".ssh/id_rsa", ".ray/auth_token",
-     "server.pem", "TLS.KEY", "store.p12", "id_rsa", "keys/id_ed25519", "id_ed25519.pub", "credentials.json", "gcp-credentials.json",
-     "auth_token", "auth_token.txt", "hf_token", "token", "secrets/db.txt", "secrets.yaml", "my_api_key.txt", "kubeconfig", "prod.tfvars",
-     "service-account-key.json", "results/a/plan.json", "runs/results/x.json", "checkpoints/1.json", "checkpoint-100/x.json",
-     "m.safetensors", "deep/model.pt", "__pycache__/a.pyc", "a.pyc", "node_modules/x.js", "wandb/run.json", ".mypy_cache/x.json",
-     "hf_cache/x.json"],
+    [".env", ".env.local", "prod.env", ".git/config", ".venv/lib/x.py", ".aws/credentials", ".netrc", ".ssh/id_rsa",
+     ".ray/auth_token", "server.pem", "TLS.KEY", "store.p12", "id_rsa", "keys/id_ed25519", "id_ed25519.pub", "credentials.json",
+     "gcp-credentials.json", "auth_token", "auth_token.txt", "hf_token", "token", "secrets/db.txt", "secrets.yaml", "my_api_key.txt",
+     "kubeconfig", "prod.tfvars", "my-service-account-key.json", "client_secret.json", "my-secrets.yml", "results/a/plan.json",
+     "runs/results/x.json", "checkpoints/1.json", "checkpoint-100/x.json", "m.safetensors", "deep/model.pt", "__pycache__/a.pyc",
+     "a.pyc", "node_modules/x.js", "wandb/run.json", ".mypy_cache/x.json", "hf_cache/x.json"],
 )  # fmt: skip
 def test_secrets_results_weights_and_caches_stay_here_whatever_the_ignore_files_say(name: str, tmp_path: Path) -> None:
     plant(tmp_path, name, "question.py")

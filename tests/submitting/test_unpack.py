@@ -7,8 +7,7 @@ import json
 import os
 import pickle
 import tarfile
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -18,6 +17,9 @@ from archsweep.submitting.parcel import Manifest, Order, piece_name
 from archsweep.submitting.unpack import land
 from tests.submitting.evil import Evil
 from tests.sweep_folder import write_sweep
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 VARIANTS = [{"num_layers": 1}, {"num_layers": 2}]
 
