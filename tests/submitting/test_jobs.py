@@ -48,6 +48,12 @@ def test_a_path_from_the_root_or_the_home_and_a_uri_are_places(results: str) -> 
     check_results(results)
 
 
+def test_a_stores_password_is_not_sent_nor_said() -> None:
+    with pytest.raises(ConfigError, match="without a user and a password") as refused:
+        check_results("s3://key:canary@bucket/folder")
+    assert "canary" not in str(refused.value)
+
+
 def test_a_job_has_time_to_save_itself_and_nothing_of_our_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "canary")
     request = sweep_request(("a",), "a", "s3://bucket/folder", is_open=False)
