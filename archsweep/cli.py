@@ -6,12 +6,14 @@ import os
 import shlex
 import signal
 import sys
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TextIO
 
 from cyclopts import App, CycloptsError, Parameter
 
-from archsweep.errors import ArchsweepError, SpaceError
+from archsweep.errors import ArchsweepError, MachineError, SpaceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,10 +24,13 @@ if TYPE_CHECKING:
     from archsweep.pipeline import Leavings, Ledger, Machine, Question
     from archsweep.planning.forecast import Forecast
     from archsweep.planning.plan import Plan
+    from archsweep.submitting.head import Head
+    from archsweep.submitting.jobs import Job
 
 # Each command imports what it needs when it runs, so that --help answers at once.
 
 EXIT_FAILED, EXIT_USAGE, EXIT_ENVIRONMENT, EXIT_INTERRUPTED = 1, 2, 3, 130
+LAST_LINES = 5  # of a submitted sweep's log, in its status
 
 app = App(
     name="archsweep",
@@ -55,12 +60,20 @@ Smoke = Annotated[bool, Parameter(negative="", help="the same path, small: see i
 Processors = Annotated[int | None, Parameter(help="processors to use; each trial takes one")]
 Gpus = Annotated[int | None, Parameter(help="GPUs to use; trials share them")]
 Address = Annotated[str | None, Parameter(help="a running Ray cluster, as HOST:PORT or auto")]
+Dashboard = Annotated[str, Parameter(help="the cluster's dashboard, as http://127.0.0.1:8265 or https://HOST")]
+SubmittedTo = Annotated[str | None, Parameter(help="of a submitted sweep: the cluster's dashboard, as http://127.0.0.1:8265")]
+Insecure = Annotated[bool, Parameter(name="--insecure-no-auth", negative="", help="let in a cluster that answers without a token")]
 Serial = Annotated[bool, Parameter(negative="", help="train in this process, without Ray")]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="print the plan as JSON and nothing else")]
 Price = Annotated[float | None, Parameter(help="of a GPU (without one: a processor) for an hour; the plan then tells what the sweep costs")]
 Detect = Annotated[str | None, Parameter(help="a difference that matters, as 0.5% of the loss or 0.02 nats/token: are there seeds enough?")]
 Measure = Annotated[bool, Parameter(negative="", help="train each shape for a few seconds first, so that the plan can tell the time")]
 Yes = Annotated[bool, Parameter(name=["--yes", "-y"], negative="", help="do not ask before more than an hour, or more money than 10")]
+Extend = Annotated[bool, Parameter(negative="", help="add to the sweep's folder what this plan asks for beyond it")]
+RetryFailed = Annotated[bool, Parameter(help="train again what failed")]
+Fresh = Annotated[bool, Parameter(negative="", help="train also what another sweep of the same results has finished")]
+CheckpointSeconds = Annotated[float, Parameter(help="how often a trial saves itself")]
+CHECKPOINT_SECONDS = 60.0
 
 
 @app.default
@@ -84,10 +97,10 @@ def sweep(
     serial: Serial = False,
     keep_models: KeepModels = "best",
     track: Track = None,
-    extend: Annotated[bool, Parameter(negative="", help="add to the sweep's folder what this plan asks for beyond it")] = False,
-    retry_failed: Annotated[bool, Parameter(help="train again what failed")] = True,
-    fresh: Annotated[bool, Parameter(negative="", help="train also what another sweep of the same results has finished")] = False,
-    checkpoint_seconds: Annotated[float, Parameter(help="how often a trial saves itself")] = 60.0,
+    extend: Extend = False,
+    retry_failed: RetryFailed = True,
+    fresh: Fresh = False,
+    checkpoint_seconds: CheckpointSeconds = CHECKPOINT_SECONDS,
     cache: Cache = None,
 ) -> int:
     """Answer a search space's question: plan, run, collect, report. The same command again goes on where it stopped."""
@@ -235,11 +248,15 @@ def status(
     *,
     json: Annotated[bool, Parameter(negative="", help="all of it as JSON")] = False,
     results: Results = "results",
+    address: SubmittedTo = None,
+    insecure: Insecure = False,
 ) -> int:
     """Tell how far a sweep is, also while it runs elsewhere."""
     from archsweep import pipeline
     from archsweep.running import watch
 
+    if address is not None:
+        return _tell_jobs(_head(address, insecure), sweep, json)
     if sweep is None:
         for line in watch.list_sweeps(pipeline.results_root(results), json) or [f"no sweeps in {results}"]:
             _say(line)
@@ -264,10 +281,14 @@ def logs(
     follow: Annotated[bool, Parameter(name=["--follow", "-f"], negative="", help="go on with what is said, until the run ends")] = False,
     trial: Annotated[str | None, Parameter(help="of one trial, by its id, or of one variant, as 'num_layers=2 num_heads=4'")] = None,
     results: Results = "results",
+    address: SubmittedTo = None,
+    insecure: Insecure = False,
 ) -> int:
     """Print what a sweep has said."""
     from archsweep.running import mirror, watch
 
+    if address is not None:
+        return _job_logs(_head(address, insecure), sweep, follow, trial)
     folder = _sweep_at(sweep, results)
     with mirror.pulled(folder, _say):
         for line in watch.log_lines(folder, follow, trial):
@@ -276,13 +297,102 @@ def logs(
 
 
 @app.command
-def stop(sweep: Sweep, *, results: Results = "results") -> int:
+def stop(sweep: Sweep, *, results: Results = "results", address: SubmittedTo = None, insecure: Insecure = False) -> int:
     """Ask a running sweep, on this machine or another, to save its trials and stop; wait until it has."""
     from archsweep.running import mirror, watch
 
+    if address is not None:
+        from archsweep.submitting import jobs
+
+        head = _head(address, insecure)
+        jobs.stop(head, jobs.find_job(head, sweep), _say)
+        return 0
     folder = _sweep_at(sweep, results)
     with mirror.pulled(folder, _say):
         watch.stop(folder, _say)
+    return 0
+
+
+@app.command
+def submit(
+    space: SpaceName,
+    *,
+    address: Dashboard,
+    name: SweepName = None,
+    results: Annotated[str, Parameter(help="where sweeps are kept on the cluster: a path there, or a URI")] = "~/archsweep/results",
+    base: Base = None,
+    settings: Settings = None,
+    smoke: Smoke = False,
+    yes: Yes = False,
+    keep_models: KeepModels = "best",
+    track: Track = None,
+    extend: Extend = False,
+    retry_failed: RetryFailed = True,
+    fresh: Fresh = False,
+    checkpoint_seconds: CheckpointSeconds = CHECKPOINT_SECONDS,
+    no_follow: Annotated[bool, Parameter(negative="", help="return when it is sent")] = False,
+    insecure: Insecure = False,
+    cache: Cache = None,
+) -> int:
+    """Send a sweep, with the current folder's code, to a Ray cluster and follow it there. The same command again goes on from there."""
+    from archsweep import pipeline
+    from archsweep.submitting import client, jobs, package
+    from archsweep.submitting.door import parse_address
+
+    parse_address(address)
+    jobs.check_results(results)
+    asked = _question(space, name, base, settings, smoke)
+    machine = pipeline.Machine(address=address, cache_dir=cache, checkpoint_seconds=checkpoint_seconds)
+    with tempfile.TemporaryDirectory(prefix="archsweep-submit-") as scratch:
+        planned, forecast = _planned(asked, machine, Path(scratch), False, None, None)
+        _print_plan(planned, forecast, _console(), False)
+        head = _head(address, insecure)
+        submission_id = jobs.new_id(head, planned.name)
+        chosen = package.choose(Path.cwd())
+        there = replace(asked, space=package.relative_space(space, Path.cwd(), chosen))
+        ledger, leavings = pipeline.Ledger(extend, retry_failed, fresh), pipeline.Leavings(keep_models, tuple(dict.fromkeys(track or ())))
+        words = [*shlex.split(there.command)[3:], *_options(ledger, leavings, checkpoint_seconds)]  # less "python -m archsweep"
+        request = jobs.sweep_request(words, planned.name, results, head.token is None)
+        size = package.write(chosen, Path(scratch) / "package.zip", head.token)
+        _say(f"to send: {chosen}; {size:,} packed")
+        if not (yes or agreed(forecast)):
+            _say("Nothing was sent.", sys.stderr)
+            return EXIT_INTERRUPTED
+        client.submit(head, request, Path(scratch) / "package.zip", submission_id)
+    _say(f"sent as {submission_id}: {request.entrypoint}")
+    if no_follow:
+        _say(jobs.how_to_go_on(head, planned.name))
+        return 0
+    return _followed(head, jobs.read_job(head, submission_id))
+
+
+@app.command
+def jobs(*, address: Dashboard, insecure: Insecure = False) -> int:
+    """List the sweeps that were submitted to a cluster, a line each."""
+    return _tell_jobs(_head(address, insecure), None, False)
+
+
+@app.command
+def fetch(
+    sweep: Annotated[str, Parameter(help="the sweep's name")],
+    *,
+    address: Dashboard,
+    to: Annotated[Path, Parameter(help="where sweeps are kept here")] = Path("results"),
+    results: Annotated[str | None, Parameter(help="where they are kept there [default: where its last job put it]")] = None,
+    models: Annotated[bool, Parameter(help="the kept models too")] = True,
+    insecure: Insecure = False,
+) -> int:
+    """Bring a submitted sweep's folder home, whether it has ended or not: plan, records, results, report and models, no checkpoints."""
+    from archsweep import pipeline
+    from archsweep.running.lock import owner
+    from archsweep.submitting import fetch, jobs
+
+    folder = pipeline.sweep_folder(to, sweep)
+    if driver := owner(folder):
+        raise MachineError(f"{folder} is being run by {driver}, here. Wait for it, or bring the cluster's elsewhere with --to.")
+    head = _head(address, insecure)
+    fetch.fetch(head, sweep, results or jobs.find_job(head, sweep).results, folder, models, _say)
+    _say(f"{folder}; its report: python -m archsweep report {shlex.quote(str(folder))}")
     return 0
 
 
@@ -365,6 +475,64 @@ def _run(
         _say(f"Interrupted. What was recorded is in {remote.uri_of(folder) or folder}; the same command goes on from there.", sys.stderr)
         return EXIT_INTERRUPTED
     return EXIT_FAILED if (rows["status"] == "failed").any() else 0
+
+
+def _head(address: str, insecure: bool) -> Head:
+    from archsweep.submitting.head import enter
+
+    return enter(address, insecure)
+
+
+def _options(ledger: Ledger, leavings: Leavings, checkpoint_seconds: float) -> list[str]:
+    """What of a sweep's command is not its question, as words; what is as it would be anyway is left out."""
+    words = [] if leavings.keep_models == "best" else ["--keep-models", leavings.keep_models]
+    words += [word for each in leavings.track for word in ("--track", each)]
+    flags = {"--extend": ledger.extend, "--no-retry-failed": not ledger.retry_failed, "--fresh": ledger.fresh}
+    words += [flag for flag, on in flags.items() if on]
+    return words + ([] if checkpoint_seconds == CHECKPOINT_SECONDS else ["--checkpoint-seconds", str(checkpoint_seconds)])
+
+
+def _tell_jobs(head: Head, sweep: str | None, json: bool) -> int:
+    """A line for each submitted sweep; of one, what it said last too."""
+    from archsweep.submitting import jobs
+
+    found = jobs.list_jobs(head) if sweep is None else [jobs.find_job(head, sweep)]
+    for job in found:
+        _say(job.model_dump_json() if json else job.line)
+    if not found:
+        _say(f"no sweep was submitted to {head.address.url}")
+    if sweep is not None and not json:
+        _say("\n".join(jobs.read_log(head, found[0].submission_id).splitlines()[-LAST_LINES:]))
+    return 0
+
+
+def _job_logs(head: Head, sweep: str, follow: bool, trial: str | None) -> int:
+    from archsweep.submitting import jobs
+
+    if trial is not None:
+        raise SpaceError("--trial reads a sweep's folder here: fetch it first. What the job said is printed without it.")
+    job = jobs.find_job(head, sweep)
+    if follow:
+        _followed(head, job)
+    else:
+        _say(jobs.read_log(head, job.submission_id), end="")
+    return 0
+
+
+def _followed(head: Head, job: Job) -> int:
+    """Print what a job says until it is over; what it ended with. Ctrl-C leaves it to itself."""
+    from archsweep.submitting import jobs
+    from archsweep.submitting.follow import follow
+
+    try:
+        ended = follow(head, job.submission_id, lambda text: _say(text, end=""), lambda line: _say(line, sys.stderr))
+    except KeyboardInterrupt:
+        _say(f"\n{job.submission_id} goes on without this terminal. {jobs.how_to_go_on(head, job.sweep or '')}", sys.stderr)
+        return EXIT_INTERRUPTED
+    _say(f"{ended.line}")
+    if ended.driver_exit_code is None and ended.message:
+        _say(ended.message, sys.stderr)
+    return ended.exit_code
 
 
 def _sweep_at(sweep: str, results: str, *, large: bool = False) -> Path:

@@ -41,6 +41,10 @@ ROOMS = {
         FOUNDATION | {"planning", "records", "running", "training"},
         {"pydantic", "rich", "ray", "numpy", "yaml", "torch", "scipy", "tensorboardX", "wandb", "mlflow"},
     ),
+    "submitting": (
+        {"atomic", "errors", "config", "records", "submitting"},
+        {"pydantic", "pathspec", "pyarrow", "ray", "aiohttp", "requests"},
+    ),
     "analysis": (
         {"atomic", "errors", "config", "records", "analysis"},
         {"pandas", "numpy", "scipy", "statsmodels", "seaborn", "matplotlib", "jinja2", "markupsafe", "optuna"},
@@ -62,6 +66,12 @@ ONLY_IN = {
         "tensorboardX": {"running/trackers.py"},
         "wandb": {"running/trackers.py"},
         "mlflow": {"running/trackers.py"},
+    },
+    "submitting": {
+        "ray": {"submitting/client.py"},
+        "aiohttp": {"submitting/client.py"},
+        "requests": {"submitting/client.py"},
+        "pyarrow": {"submitting/giving.py"},
     },
     "analysis": {"optuna": {"analysis/search.py"}},
 }
