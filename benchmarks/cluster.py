@@ -26,12 +26,12 @@ STEPS = 1200  # of each replica: a lost node is noticed after seconds, and the t
 
 
 class Spread(Sweep):
-    """A sweep whose command runs on the head, and whose trials run on every node."""
+    """A sweep that is submitted to the head and followed there, and whose trials run on every node."""
 
     def __init__(self, head: Node) -> None:
-        super().__init__(head.home / "sweep", None, f"--address={head.address}:{nodes.PORT}", steps=STEPS)
+        super().__init__(head.home / "sweep", None, f"--address={nodes.DASHBOARD}", "-y", steps=STEPS)
         self.environment = head.environment
-        self.around = head.command
+        self.around, self.verb = head.command, ("submit",)
 
 
 def worker_lost(head: Node, *workers: Node) -> tuple[Spread, float]:

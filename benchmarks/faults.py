@@ -55,6 +55,7 @@ class Sweep:
         (home / "heads.py").write_text(SPACE.format(text=text, steps=steps))
         self.options = options or ("--num-cpus=2",)
         self.environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+        self.verb: tuple[str, ...] = ()  # of the command: a sweep, or `submit`
         self.around: Callable[..., list[str]] = lambda *command: list(command)  # what runs the command elsewhere
 
     @property
@@ -64,7 +65,7 @@ class Sweep:
     @contextmanager
     def running(self) -> Iterator[Run]:
         """The command as a process, which has ended after the block in one way or the other."""
-        command = [sys.executable, "-m", "archsweep", str(self.home / "heads.py"), "--results", str(self.results)]
+        command = [sys.executable, "-m", "archsweep", *self.verb, str(self.home / "heads.py"), "--results", str(self.results)]
         command += ["--checkpoint-seconds=0.3", *self.options]
         process = subprocess.Popen(
             self.around(*command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self.environment, cwd=self.home

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+STORE = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "hidden", "AWS_EC2_METADATA_DISABLED": "true"}  # opens the store below
 os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray keeps what it finds when a process first imports it
 
 
@@ -53,7 +54,7 @@ def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
     """Makes a bucket of the given name in a store that speaks S3, and says its URI; the environment has what opens it."""
     from pyarrow.fs import S3FileSystem
 
-    for name, value in (("AWS_ACCESS_KEY_ID", "key"), ("AWS_SECRET_ACCESS_KEY", "hidden"), ("AWS_EC2_METADATA_DISABLED", "true")):
+    for name, value in STORE.items():
         monkeypatch.setenv(name, value)
 
     def bucket(name: str) -> str:

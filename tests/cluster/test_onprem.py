@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 SCRIPT = CLUSTER / "onprem.sh"
 LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 SECOND = Path("/tmp/archsweep-2")  # as printed
+FETCHED = Path("/tmp/archsweep-fetched")
 
 LOOK = """
 import json, sys, ray
@@ -133,7 +134,8 @@ def printed() -> list[str]:
 @pytest.fixture
 def walked(environment: dict[str, str], place: Path, printed: list[str]) -> Iterator[Callable[[str], str]]:
     """Runs the printed lines, as they are, up to one; whatever comes of it, nothing that they started is left."""
-    assert not SECOND.exists(), f"{SECOND} is there already"
+    for folder in (SECOND, FETCHED):
+        assert not folder.exists(), f"{folder} is there already"
     shell = subprocess.Popen(
         ["bash"], cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -163,6 +165,7 @@ def walked(environment: dict[str, str], place: Path, printed: list[str]) -> Iter
     for folder in (SECOND, place / "node"):
         script(environment, "stop", ARCHSWEEP_NODE=str(folder))
     shutil.rmtree(SECOND, ignore_errors=True)
+    shutil.rmtree(FETCHED, ignore_errors=True)
 
 
 def of_ours(place: Path) -> list[psutil.Process]:
@@ -222,6 +225,8 @@ def test_the_printed_path_makes_a_closed_cluster_of_two_nodes_and_ends_it(
     assert secret not in (place / "node" / "log").read_text()
 
     assert "2 nodes, 2 CPUs" in walked("doctor")
+    assert "heads_vs_layers-smoke: succeeded" in walked("archsweep submit")
+    assert f"report: {FETCHED}/heads_vs_layers-smoke/report.html" in walked("archsweep report")
     assert "stopped the node of /tmp/archsweep-2" in walked("onprem.sh stop")
     assert script(environment, "status").returncode == 0, "the first node runs on"
     assert f"stopped the node of {place / 'node'}" in walked("onprem.sh stop")

@@ -20,6 +20,7 @@ import psutil
 import pytest
 
 from tests.command_line.command import REPOSITORY
+from tests.conftest import STORE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,6 +55,14 @@ class Cluster:
 
     def processes(self) -> list[psutil.Process]:
         return [self.process, *self.process.children(recursive=True)]
+
+    def listening(self) -> set[tuple[str, int]]:
+        """The addresses and ports on which any of its processes listens."""
+        found = set()
+        for process in self.processes():
+            with suppress(psutil.NoSuchProcess):  # workers come and go
+                found |= {(each.laddr.ip, each.laddr.port) for each in process.net_connections("inet") if each.status == psutil.CONN_LISTEN}
+        return found
 
 
 def free_ports(count: int) -> list[int]:
@@ -96,6 +105,7 @@ def head(mode: str) -> Iterator[Cluster]:
         "HOME": str(folder / "home"),
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "ARCHSWEEP_CACHE": str(folder / "cache"),
+        **STORE,
     }
     ours = common | {"HOME": str(folder / "laptop"), "PYTHONPATH": str(REPOSITORY), "MY_API_KEY": SECRET, "RAY_ADDRESS": "127.0.0.1:1"}
     options = {

@@ -20,10 +20,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pandas as pd
-import psutil
 import pytest
 
 import archsweep
+from archsweep.records import remote
 from archsweep.submitting import client, package
 from archsweep.submitting.door import Token, parse_address
 from archsweep.submitting.follow import follow
@@ -161,6 +161,22 @@ def ask(cluster: Cluster, path: str, token: str | None, method: str = "GET", bod
         return status, content.decode(errors="replace")
 
 
+def test_a_sweep_whose_results_are_in_a_store_is_fetched_from_there(
+    cluster: Cluster, project: Path, tmp_path: Path, s3: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = s3("submitted")
+    done = cluster.run("submit", "one_or_two.py", "--results", uri, folder=project)
+    assert done.returncode == 0, done.stdout + done.stderr
+    fetched = cluster.run("fetch", "one_or_two", folder=project)
+    assert fetched.returncode == 0, fetched.stdout + fetched.stderr
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "here"))
+    assert run("status", "one_or_two", "--results", uri) == 0
+    from_the_store = losses(remote.local_root(uri, tmp_path / "here/archsweep") / "one_or_two")
+    pd.testing.assert_frame_equal(losses(project / "results/one_or_two"), from_the_store, check_exact=True)
+    assert len(from_the_store) == 24  # two variants, three rates, two seeds, two evaluations
+    assert list((project / "results/one_or_two/trials").glob("*/model/model.safetensors"))
+
+
 FAILING_THERE = """
 import os
 if "RAY_JOB_CONFIG_JSON" in "".join(os.environ):
@@ -247,21 +263,20 @@ DOORS = ("/api/jobs/", "/api/version", "/api/v0/logs?node_ip=127.0.0.1", "/nodes
 def test_no_door_of_a_head_opens_without_the_right_token(cluster: Cluster, token: str | None, tmp_path: Path) -> None:
     made = tmp_path / "made"
     body = {"entrypoint": f"touch {made}", "submission_id": f"evil-{token}"}
-    connections = [each for process in cluster.processes() for each in process.net_connections("inet")]
-    listening = {each.laddr for each in connections if each.status == psutil.CONN_LISTEN}
-    assert {place.ip for place in listening} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
-    assert {cluster.dashboard, cluster.gcs} <= {place.port for place in listening}
+    listening = cluster.listening()
+    assert {address for address, _ in listening} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+    assert {cluster.dashboard, cluster.gcs} <= {port for _, port in listening}
     assert len(listening) >= 6
     for path in DOORS:
         assert ask(cluster, path, token)[0] in (401, 403)
         assert ask(cluster, path, cluster.token)[0] == 200
-    for place in listening:
+    for _, port in sorted(listening):
         for path in ("/api/jobs/", "/api/job_agent/jobs/"):
             try:
-                status = ask(cluster, path, token, "POST", body, place.port)[0]
+                status = ask(cluster, path, token, "POST", body, port)[0]
             except (OSError, http.client.HTTPException):  # speaks something else
                 continue
-            assert status in (401, 403, 404, 405), (place, path)
+            assert status in (401, 403, 404, 405), (port, path)
     assert joins(cluster, token, made) is False
     assert not made.exists()
 
