@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import archsweep
 from benchmarks import nodes
-from benchmarks.faults import Sweep
+from benchmarks.faults import WORKER, Sweep
 from benchmarks.makespan import SPACE
 from benchmarks.timing import header
 
@@ -38,8 +38,8 @@ def worker_lost(head: Node, *workers: Node) -> tuple[Spread, float]:
     """kill -9 of every process on a worker while it trains; what it had saved was on its own disk, and on the head's."""
     sweep = Spread(head)
     with sweep.running() as run:
-        run.wait_for(lambda: sweep.is_halfway(1 + len(workers)))
-        workers[0].kill()
+        run.wait_for(lambda: sweep.is_halfway(2))
+        next(node for node in workers if node.runs(WORKER)).kill()
         seconds = _until_it_trains_again(run)
         assert run.ended() == 0, "".join(run.lines)
     return sweep, seconds
@@ -49,7 +49,7 @@ def link_cut(head: Node, *workers: Node) -> tuple[Spread, float]:
     """A worker's network away for half a minute."""
     sweep = Spread(head)
     with sweep.running() as run:
-        run.wait_for(lambda: sweep.is_halfway(1 + len(workers)))
+        run.wait_for(lambda: sweep.is_halfway(2))
         nodes.cut(head, workers[0])
         cut = time.monotonic()
         seconds = _until_it_trains_again(run)
@@ -63,7 +63,7 @@ def head_lost(head: Node, *workers: Node) -> tuple[Spread, float]:
     """kill -9 of every process on the head, and with it of the command; then all of it is started again, as the first time."""
     sweep = Spread(head)
     with sweep.running() as run:
-        run.wait_for(lambda: sweep.is_halfway(1 + len(workers)))
+        run.wait_for(lambda: sweep.is_halfway(2))
         head.kill()
         run.process.wait()
     began = time.perf_counter()

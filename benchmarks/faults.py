@@ -148,12 +148,13 @@ def descendants(pid: int, pattern: str = "") -> list[int]:
     found, left = [], [pid]
     while left:
         children = parents.get(left.pop(), [])
-        found += [child for child in children if re.search(pattern, _command(child))]
+        found += [child for child in children if re.search(pattern, command_line(child))]
         left += children
     return found
 
 
-def _command(pid: int) -> str:
+def command_line(pid: int) -> str:
+    """How the process was called, or calls itself; nothing where it has ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:

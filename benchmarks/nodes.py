@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import archsweep
+from benchmarks.faults import command_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -65,10 +67,18 @@ class Node:
         """By onprem.sh, as its header says."""
         self.run(str(START), *(("head", self.address) if self is head else ("worker", head.address, self.address)))
 
+    def _processes(self) -> list[int]:
+        done = subprocess.run(["ip", "netns", "pids", self.namespace], check=True, capture_output=True, text=True)
+        return [int(pid) for pid in done.stdout.split()]
+
+    def runs(self, pattern: str) -> bool:
+        """Whether the command line of one of its processes matches."""
+        return any(re.search(pattern, command_line(pid)) for pid in self._processes())
+
     def kill(self) -> None:
         """kill -9 of every process on the node, until none is left: what it is to lose the machine."""
-        while pids := subprocess.run(["ip", "netns", "pids", self.namespace], check=True, capture_output=True, text=True).stdout.split():
-            for pid in map(int, pids):
+        while pids := self._processes():
+            for pid in pids:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.01)

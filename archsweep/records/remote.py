@@ -30,14 +30,19 @@ def is_uri(results: str) -> bool:
     return re.match(r"[a-z][a-z0-9+.-]*://", results) is not None
 
 
+def check_no_password(uri: str) -> None:
+    """Raises ConfigError for a URI that holds one."""
+    if urlsplit(uri).password is not None:
+        raise ConfigError(
+            "--results must be a URI without a password, which would be in commands and logs, and has one. The environment of what opens "
+            "the store is to hold it: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS."
+        )
+
+
 def local_root(uri: str, cache_dir: Path) -> Path:
     """This machine's folder for the sweeps under `uri`. Raises ConfigError for a URI that names no store, or holds a password."""
     uri = uri.rstrip("/")
-    if urlsplit(uri).password is not None:
-        raise ConfigError(
-            "--results must be a URI without a password, which would be in logs, and has one. A store's own variables hold it: "
-            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS."
-        )
+    check_no_password(uri)
     _opened(uri)
     root = cache_dir / "results" / sha256(uri.encode()).hexdigest()[:12]
     write_atomically(root / URI_FILE, uri)

@@ -13,6 +13,7 @@ from urllib.parse import quote
 from pydantic import BaseModel, ConfigDict
 
 from archsweep.errors import ConfigError, MachineError, RecordError, nearest
+from archsweep.records.remote import check_no_password, is_uri
 from archsweep.submitting.head import UnknownError, UnreachableError
 
 if TYPE_CHECKING:
@@ -96,12 +97,9 @@ class Request:
 
 def check_results(results: str) -> None:
     """Raises ConfigError for results that are neither a path from the root, nor one from the home, nor a URI, or that hold a password."""
-    if "://" in results and "@" in results:
-        raise ConfigError(
-            "--results must be a URI without a user and a password, which would be in the job's command, and has them. The cluster's "
-            "own environment is to hold what opens the store: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS."
-        )
-    if not (results.startswith(("/", "~/")) or "://" in results):
+    if is_uri(results):
+        check_no_password(results)
+    elif not results.startswith(("/", "~/")):
         raise ConfigError(
             f"--results of a submitted sweep is a place on the cluster: a path that begins with / or ~/, or a URI such as "
             f"s3://bucket/folder, got {results!r}."

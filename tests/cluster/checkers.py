@@ -124,8 +124,8 @@ def judged_by_git(text: str) -> None:
     patterns = GitIgnoreSpec.from_lines(text.splitlines())
     if not patterns.match_file(".env"):
         raise RefusedError(".env goes along")
-    if patterns.match_file("archsweep/cli.py"):
-        raise RefusedError("archsweep/cli.py stays behind")
+    if patterns.match_file("archsweep/pipeline.py"):
+        raise RefusedError("archsweep/pipeline.py stays behind")
 
 
 def judged_by_command(text: str, name: str, command: list[str]) -> None:

@@ -23,7 +23,7 @@ RESULTS = [
     "results/s/plan.json", "results/s/trials/t/records.jsonl", "a/checkpoint/state.json", "model.safetensors", ".git/config",
     ".venv/pyvenv.cfg",
 ]  # fmt: skip
-WANTED = ["archsweep/cli.py", "archsweep/records/results.py", "search_spaces/mine.py", "text/corpus.parquet", "constraints.txt"]
+WANTED = ["archsweep/pipeline.py", "archsweep/records/results.py", "search_spaces/mine.py", "text/corpus.parquet", "constraints.txt"]
 
 
 @pytest.fixture

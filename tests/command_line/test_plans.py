@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from archsweep import cli, pipeline
+from archsweep.cli import asking
 from archsweep.device import processor_name
 from archsweep.pipeline import Question
 from archsweep.planning import throughput
@@ -150,8 +151,8 @@ def test_only_a_yes_is_a_yes(
         os.write(terminal, f"{answer}\n".encode())
         monkeypatch.setattr(sys, "stdin", text)
         monkeypatch.setattr(sys, "stdout", text)
-        assert cli.agreed(forecast) == agreed
-        assert cli.agreed(forecast.model_copy(update={"seconds": None})), "a small or unknown one asks nothing"
+        assert asking.agreed(forecast) == agreed
+        assert asking.agreed(forecast.model_copy(update={"seconds": None})), "a small or unknown one asks nothing"
     os.close(terminal)
 
 
