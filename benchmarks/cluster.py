@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 ROUNDS = 3
 CUT_SECONDS = 30.0
-STEPS = 1200  # of each replica: a lost node is noticed after seconds, and the trial must not have ended by then
+STEPS = 2400  # of each replica: a lost node is noticed after seconds, and the trial must not have ended by then
 
 
 class Spread(Sweep):
@@ -63,7 +63,7 @@ def head_lost(head: Node, *workers: Node) -> tuple[Spread, float]:
     """kill -9 of every process on the head, and with it of the command; then all of it is started again, as the first time."""
     sweep = Spread(head)
     with sweep.running() as run:
-        run.wait_for(lambda: sweep.is_halfway(2))
+        run.wait_for(sweep.is_halfway)
         head.kill()
         run.process.wait()
     began = time.perf_counter()
