@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -100,6 +102,7 @@ def main() -> None:
             seconds.append(recovery)
         print(f"{fault.__name__:>12}  {count:>5}  {ROUNDS:>5}  {lost:>9}  {changed:>12}  {median(seconds):.1f}", flush=True)
     _print_costs(home)
+    _print_default(home)
     shutil.rmtree(home)
 
 
@@ -130,6 +133,26 @@ def _print_costs(home: Path) -> None:
     print(
         f"  {(two - one) / trials:+.2f} s a trial; the second node received {moved / 1e6:.1f} MB, {corpus / 1e6:.1f} MB of them the corpus"
     )
+
+
+def _print_default(home: Path) -> None:
+    """The default sweep, submitted to two nodes of one processor, and on one machine of two."""
+    command = [sys.executable, "-m", "archsweep", "heads_vs_layers", "--num-cpus=2", "--fresh", "--results", str(home / "here")]
+    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"PYTHONPATH": str(nodes.REPOSITORY)})
+    with nodes.cluster(home / "default", 2) as machines:
+        head = machines[0]
+        began = time.perf_counter()
+        head.run(sys.executable, "-m", "archsweep", "submit", "heads_vs_layers", f"--address={nodes.DASHBOARD}", "-y")
+        seconds = time.perf_counter() - began
+        there = _losses(head.home / "archsweep" / "results" / "heads_vs_layers")
+    here = _losses(home / "here" / "heads_vs_layers")
+    same = "the same" if there == here else "NOT the same"
+    print(f"the default sweep, submitted to two nodes: {seconds:.0f} s; its {len(there)} rows of losses are {same} as on one machine")
+
+
+def _losses(folder: Path) -> list[tuple[object, ...]]:
+    frame = archsweep.load_curves(folder).sort_values(["variant", "learning_rate", "seed", "step"])
+    return list(frame[["variant", "learning_rate", "seed", "step", "train_loss", "val_loss"]].itertuples(index=False, name=None))
 
 
 def _received(node: Node) -> int:
