@@ -26,7 +26,10 @@ def audits(comparison: Comparison) -> list[Audit]:
     if ranked.empty:
         return []
     budgets = [_budget(ranked, budget) for budget in comparison.source.budgets]
-    return [*(budgets or [Audit("budget", "none was stated; the sizes are listed as they are", False)]), _rates(ranked)]
+    sizes = budgets or [Audit("budget", "none was stated; the sizes are listed as they are", False)]
+    if "learning_rate" in comparison.source.compare:
+        return [*sizes, Audit("learning rate", "what is compared, so nothing chooses it", True)]
+    return [*sizes, _rates(ranked)]
 
 
 def _budget(ranked: pd.DataFrame, budget: BudgetRule) -> Audit:

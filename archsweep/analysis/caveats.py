@@ -29,7 +29,7 @@ def caveats(source: Source, tried: pd.DataFrame, table: pd.DataFrame, layout: La
         *_incomplete(source),
         _pruned(source),
         _edges(ranked),
-        _untuned(ranked),
+        "" if "learning_rate" in source.compare else _untuned(ranked),
         _tuned_on_test_seeds(source, tried),
         _budget(source, ranked),
         _tokens(source, ranked),

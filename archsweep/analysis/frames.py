@@ -141,10 +141,12 @@ def _columns(given: pd.DataFrame, roles: Roles) -> _Columns:
     names = list(given.columns)
     if roles.compare is None and _find("variant", names) is None:
         raise RecordError(f"Name the columns that make a variant, as compare=['num_layers']. The results have {', '.join(sorted(names))}.")
-    tune = [name for name in TUNABLE if _find(name, names)] if roles.tune is None else _list(roles.tune)
+    compare = {name.removeprefix(CONFIG_PREFIX): _existing(name, names) for name in _list(roles.compare or ["variant"])}
+    free = [name for name in names if name not in compare.values()]
+    tune = [name for name in TUNABLE if _find(name, free)] if roles.tune is None else _list(roles.tune)
     repeat = roles.repeat or ("seed" if _find("seed", names) else None)
     columns = _Columns(
-        compare={name.removeprefix(CONFIG_PREFIX): _existing(name, names) for name in _list(roles.compare or ["variant"])},
+        compare=compare,
         tune={name.removeprefix(CONFIG_PREFIX): _existing(name, names) for name in tune},
         repeat=_existing(repeat, names) if repeat else None,
         metric=_existing(roles.metric or "val_loss", names, parameter=False),

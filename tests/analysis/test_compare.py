@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from archsweep.analysis.audits import audits
 from archsweep.analysis.compare import compare_experiments
 from archsweep.analysis.compute import Exponent
 from archsweep.analysis.detect import detectable_effect, seeds_needed
@@ -278,6 +279,13 @@ def test_the_variants_whose_rate_was_not_tuned_are_counted() -> None:
     fixed = [{"variant": "b", "seed": seed, "learning_rate": 1e-3, "val_loss": 3.1} for seed in range(3)]
     caveats = compare_experiments(pd.DataFrame(tuned + fixed)).caveats
     assert any(caveat.startswith("The learning rate of 1 variant was not tuned: ") for caveat in caveats)
+
+
+def test_a_rate_that_is_compared_is_not_said_to_be_untuned() -> None:
+    rows = [{"learning_rate": rate, "seed": seed, "val_loss": 3.0 + rate + 0.01 * seed} for rate in (1e-3, 3e-3) for seed in range(3)]
+    comparison = compare_experiments(pd.DataFrame(rows), compare=["learning_rate"])
+    assert not any("not tuned" in caveat for caveat in comparison.caveats)
+    assert ("learning rate", "what is compared, so nothing chooses it", True) in audits(comparison)
 
 
 # --------------------------------------------------------------------------------------------------------------- the verdicts
