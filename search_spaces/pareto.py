@@ -11,7 +11,7 @@ space = Space(
         "hidden_size": IntRange(16, 64, 8),
         "ffn_size": IntRange(32, 256, 32),
     },
-    tune={"learning_rate": Choice(1e-2, 2e-2)},
+    tune={"learning_rate": Choice(5e-3, 1e-2, 2e-2, 4e-2)},
     repeat=2,
-    method=Optuna(trials=24, sampler="nsga2", objectives=("val_loss", "decode_latency", "parameters")),
+    method=Optuna(trials=20, sampler="nsga2", objectives=("val_loss", "decode_latency", "parameters")),
 )
