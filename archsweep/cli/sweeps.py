@@ -223,12 +223,16 @@ def status(
 ) -> int:
     """Tell how far a sweep is, also while it runs elsewhere."""
     from archsweep import pipeline
+    from archsweep.records import remote
     from archsweep.running import watch
 
     if address is not None:
         return tell_jobs(head_at(address, insecure), sweep, json)
     if sweep is None:
-        for line in watch.list_sweeps(pipeline.results_root(results), json) or [f"no sweeps in {results}"]:
+        root = pipeline.results_root(results)
+        for folder in remote.sweeps(root):
+            remote.pull(folder, large=False)
+        for line in watch.list_sweeps(root, json) or [f"no sweeps in {results}"]:
             say(line)
         return 0
     found = watch.read_status(_sweep_at(sweep, results))

@@ -66,8 +66,9 @@ def uri_of(folder: Path) -> str | None:
 
 
 def sweeps(root: Path) -> list[Path]:
-    """The folders, here, of the sweeps that are in the store. Raises MachineError where it cannot be read."""
-    uri = (root / URI_FILE).read_text()
+    """The folders, here, of the sweeps that are in the store; none where `root` is no copy. Raises MachineError where it cannot be read."""
+    if (uri := root_uri(root)) is None:
+        return []
     with _must_answer(uri):
         from pyarrow.fs import FileSelector, FileType
 

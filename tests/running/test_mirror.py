@@ -69,6 +69,7 @@ def test_a_sweep_in_a_store_is_stopped_from_one_machine_and_goes_on_on_another(
     first.stdout.close()
     assert "goes on from its checkpoint" in says(tmp_path / "three", *command)
     assert "layers: finished" in says(tmp_path / "two", "status", "layers", "--results", uri)
+    assert "layers: finished, 2 of 2 trials finished" in says(tmp_path / "four", "status", "--results", uri)
     assert "val_loss" in Path(_exported(tmp_path, uri)).read_text()
     here = tmp_path / "whole"
     says(tmp_path / "one", *command[:-1], str(here))
