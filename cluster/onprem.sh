@@ -132,6 +132,7 @@ launch() { # the options of ray start
     )
     [[ -z ${ARCHSWEEP_CPUS:-} ]] || options+=(--num-cpus="$ARCHSWEEP_CPUS")
     [[ -z ${ARCHSWEEP_GPUS:-} ]] || options+=(--num-gpus="$ARCHSWEEP_GPUS")
+    : >"$node/log" # what an earlier node has said must not be taken for this one's
     # A job's `python` is the one that runs Ray.
     PATH="$(dirname "$python"):$PATH" PYTHONUNBUFFERED=1 setsid "$python" -P -c "$RAY" start "$@" "${options[@]}" >"$node/log" 2>&1 </dev/null &
     pid=$!

@@ -53,7 +53,7 @@ class Carrier(NamedTuple):
     """How a worker reaches the trials' folders: by the disk, where it sees `home` with the driver's `mark`; else by the `keeper`."""
 
     home: Path
-    mark: str
+    mark: str = ""
     keeper: Any = None  # an actor handle of Keeper; None where every worker is on the driver's machine
 
     def train(self, trial: Trial, corpus_id: str, storage: Storage, threads: int, gpu_share: float) -> Generator[Report, None, None]:
@@ -103,13 +103,13 @@ class Carrier(NamedTuple):
 
 def make_carrier(home: Path, storage: Storage, keeps: bool) -> Carrier:
     """One for the sweep of which this process is the driver; with a keeper where it `keeps` for workers on other machines."""
-    mark = (home.parent / LOCK_FILE).read_text()
     if not keeps:
-        return Carrier(home, mark)
+        return Carrier(home)
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    mark = (home.parent / LOCK_FILE).read_text()
     return Carrier(home, mark, ray.remote(Keeper).options(num_cpus=0, scheduling_strategy=here).remote(home, storage))
 
 
