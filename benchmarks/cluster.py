@@ -14,16 +14,18 @@ from typing import TYPE_CHECKING
 
 import archsweep
 from benchmarks import nodes
-from benchmarks.faults import WORKER, Sweep
+from benchmarks.faults import WORKER, Run, Sweep
 from benchmarks.makespan import SPACE
 from benchmarks.timing import header
 
 if TYPE_CHECKING:
-    from benchmarks.faults import Run
+    from collections.abc import Callable
+
     from benchmarks.nodes import Node
 
 ROUNDS = 3
 CUT_SECONDS = 30.0
+LONGEST_SECONDS = 600.0  # for the default sweep
 STEPS = 2400  # of each replica: a lost node is noticed after seconds, and the trial must not have ended by then
 
 
@@ -136,18 +138,48 @@ def _print_costs(home: Path) -> None:
 
 
 def _print_default(home: Path) -> None:
-    """The default sweep, submitted to two nodes of one processor, and on one machine of two."""
+    """The default sweep, submitted to two nodes of one processor, undisturbed and with each fault half-way, against one machine of two."""
     command = [sys.executable, "-m", "archsweep", "heads_vs_layers", "--num-cpus=2", "--fresh", "--results", str(home / "here")]
     subprocess.run(command, check=True, capture_output=True, env=os.environ | {"PYTHONPATH": str(nodes.REPOSITORY)})
-    with nodes.cluster(home / "default", 2) as machines:
-        head = machines[0]
-        began = time.perf_counter()
-        head.run(sys.executable, "-m", "archsweep", "submit", "heads_vs_layers", f"--address={nodes.DASHBOARD}", "-y")
-        seconds = time.perf_counter() - began
-        there = _losses(head.home / "archsweep" / "results" / "heads_vs_layers")
     here = _losses(home / "here" / "heads_vs_layers")
-    same = "the same" if there == here else "NOT the same"
-    print(f"the default sweep, submitted to two nodes: {seconds:.0f} s; its {len(there)} rows of losses are {same} as on one machine")
+    for name, fault in {"undisturbed": None, "worker_lost": _lose_worker, "link_cut": _cut_link, "head_lost": _lose_head}.items():
+        with nodes.cluster(home / f"default-{name}", 2) as (head, worker):
+            began = time.perf_counter()
+            folder = head.home / "archsweep" / "results" / "heads_vs_layers"
+            code = _submitted(head, worker, folder, fault)
+            if fault is _lose_head:
+                code = _submitted(head, worker, folder, None)
+            seconds, there = time.perf_counter() - began, _losses(folder)
+        same = "the same" if there == here else "NOT the same"
+        print(f"the default sweep on two nodes, {name}: exit {code}, {seconds:.0f} s; its {len(there)} rows are {same} as on one machine")
+
+
+def _submitted(head: Node, worker: Node, folder: Path, fault: Callable[[Node, Node], None] | None) -> int:
+    """Submit the default sweep and follow it, with the fault once four trials have ended; what the command ends with."""
+    with head.begin(sys.executable, "-m", "archsweep", "submit", "heads_vs_layers", f"--address={nodes.DASHBOARD}", "-y") as process:
+        run = Run(process)
+        if fault is not None:
+            run.wait_for(lambda: len(list(folder.glob("trials/*/results.json"))) >= 4)
+            fault(head, worker)
+        process.wait(LONGEST_SECONDS)
+        return run.ended()
+
+
+def _lose_worker(head: Node, worker: Node) -> None:
+    worker.kill()
+
+
+def _cut_link(head: Node, worker: Node) -> None:
+    nodes.cut(head, worker)
+    time.sleep(CUT_SECONDS)
+    nodes.join(head, worker)
+
+
+def _lose_head(head: Node, worker: Node) -> None:
+    for node in (head, worker):
+        node.kill()
+    for node in (head, worker):
+        node.start_ray(head)
 
 
 def _losses(folder: Path) -> list[tuple[object, ...]]:
