@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
-from pathlib import Path
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 
 from archsweep.running import ray_tune
@@ -16,18 +17,15 @@ from archsweep.running.worker import Storage
 from archsweep.training.data import prepare
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from archsweep.planning.plan import Plan, Trial
     from archsweep.records.write import Outcome
     from archsweep.running.worker import Report
 
 pytestmark = pytest.mark.slow  # Ray takes its time to start
 
-LISTENING = "0A"  # the state of a listening socket in /proc/net/tcp (proc(5))
-LOOPBACK = (
-    "0100007F",
-    "00000000000000000000000001000000",
-    "0000000000000000FFFF00000100007F",
-)  # 127.0.0.1, ::1 and ::ffff:127.0.0.1, as the kernel writes them
+LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
 
 class Watch:
@@ -45,7 +43,7 @@ class Watch:
         assert not notes
 
     def trial_reported(self, trial: Trial, report: Report) -> None:
-        self.open_doors |= listening_beyond_loopback()
+        self.open_doors |= addresses_listened_on()
         self.environment = dict(os.environ)
 
     def trial_finished(self, trial: Trial, last: Report, outcome: Outcome) -> None: ...
@@ -54,48 +52,46 @@ class Watch:
         raise AssertionError(reason)
 
 
-def listening_beyond_loopback() -> set[str]:
-    """Local addresses of listening sockets that other machines could reach."""
-    found = set()
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        lines = Path(table).read_text().splitlines()[1:] if Path(table).exists() else []
-        for line in lines:
-            address, state = line.split()[1], line.split()[3]
-            if state == LISTENING and address.split(":")[0] not in LOOPBACK:
-                found.add(address)
+def addresses_listened_on() -> set[str]:
+    """Those of every listening socket of this process and of what it has started."""
+    found: set[str] = set()
+    for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            found |= {each.laddr.ip for each in process.net_connections("tcp") if each.status == psutil.CONN_LISTEN}
     return found
 
 
 @pytest.fixture(scope="module")
-def seen(tiny_plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> tuple[Watch, Any, set[str]]:
-    """A run on one processor and one logical GPU: what was watched, Tune's dataframe, and the doors that were open before."""
-    before, watch = listening_beyond_loopback(), Watch()
+def seen(tiny_plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> tuple[Watch, Any]:
+    """A run on one processor and one logical GPU: what was watched, and Tune's dataframe."""
+    watch = Watch()
     ids = {trial.id: prepare(trial.config).id for trial in tiny_plan.trials}
     recorder = Recorder(tmp_path_factory.mktemp("sweep"), watch, Trackers({}, print))  # type: ignore[arg-type]
     with ray_tune.started(num_cpus=1, num_gpus=1) as cluster:
         (frame,) = cluster.run(tiny_plan.trials, ids, recorder, threading.Event(), Storage(None, 60.0, "best"))
-    return watch, frame, before
+    return watch, frame
 
 
-def test_nothing_listens_beyond_loopback_and_the_token_is_on(seen: tuple[Watch, Any, set[str]]) -> None:
-    watch, _, before = seen
-    assert watch.open_doors - before == set()
+def test_nothing_listens_beyond_loopback_and_the_token_is_on(seen: tuple[Watch, Any]) -> None:
+    watch, _ = seen
+    assert watch.open_doors
+    assert watch.open_doors <= LOOPBACK
     assert watch.environment["RAY_AUTH_MODE"] == "token"
 
 
-def test_the_longest_trial_begins_first(seen: tuple[Watch, Any, set[str]], tiny_plan: Plan) -> None:
+def test_the_longest_trial_begins_first(seen: tuple[Watch, Any], tiny_plan: Plan) -> None:
     assert seen[0].order == [trial.id for trial in tiny_plan.trials]
     flops = [trial.cost.flops for trial in tiny_plan.trials]
     assert flops == sorted(flops, reverse=True)
 
 
-def test_tunes_own_dataframe_has_a_row_per_trial_with_the_configs_field_names(seen: tuple[Watch, Any, set[str]], tiny_plan: Plan) -> None:
+def test_tunes_own_dataframe_has_a_row_per_trial_with_the_configs_field_names(seen: tuple[Watch, Any], tiny_plan: Plan) -> None:
     frame = seen[1]
     layers = {trial.id: trial.config.num_layers for trial in tiny_plan.trials}
     assert dict(zip(frame["config/trial_id"], frame["config/num_layers"], strict=True)) == layers
     assert frame["val_loss"].notna().all()
 
 
-def test_a_trial_on_a_logical_gpu_gets_its_share_of_it(seen: tuple[Watch, Any, set[str]]) -> None:
+def test_a_trial_on_a_logical_gpu_gets_its_share_of_it(seen: tuple[Watch, Any]) -> None:
     # Two trials of a few MB share a device at the smallest share, an eighth.
     assert seen[1]["gpu_share"].tolist() == [0.125, 0.125]
