@@ -156,7 +156,10 @@ def _print_default(home: Path) -> None:
 
 def _submitted(head: Node, worker: Node, folder: Path, fault: Callable[[Node, Node], None] | None) -> int:
     """Submit the default sweep and follow it, with the fault once four trials have ended; what the command ends with."""
-    with head.begin(sys.executable, "-m", "archsweep", "submit", "heads_vs_layers", f"--address={nodes.DASHBOARD}", "-y") as process:
+    project = head.home / "project"  # what is packed is the folder, which must not be a whole home
+    project.mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "archsweep", "submit", "heads_vs_layers", f"--address={nodes.DASHBOARD}", "-y"]
+    with head.begin(*command, folder=project) as process:
         run = Run(process)
         if fault is not None:
             run.wait_for(lambda: len(list(folder.glob("trials/*/results.json"))) >= 4)

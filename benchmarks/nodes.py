@@ -57,10 +57,10 @@ class Node:
         assert done.returncode == 0, f"{' '.join(words)}: {done.stdout}{done.stderr}"
         return done.stdout
 
-    def begin(self, *words: str) -> subprocess.Popen[str]:
-        """A command on the node, running."""
+    def begin(self, *words: str, folder: Path) -> subprocess.Popen[str]:
+        """A command on the node, running in `folder`."""
         return subprocess.Popen(
-            self.command(*words), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self.environment, cwd=self.home
+            self.command(*words), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self.environment, cwd=folder
         )
 
     def start_ray(self, head: Node) -> None:
