@@ -16,6 +16,7 @@ import archsweep
 from archsweep.errors import MachineError
 from archsweep.records import remote
 from archsweep.running import mirror
+from archsweep.running.background import repeating
 from archsweep.running.lock import LOCK_FILE, Owner
 
 if TYPE_CHECKING:
@@ -96,21 +97,15 @@ def test_a_driver_elsewhere_that_shows_signs_of_life_is_not_joined_by_a_second_o
     folder = remote.local_root(uri, tmp_path / "here") / "sweep"
     said: list[str] = []
 
-    def alive(line: str) -> None:
-        said.append(line)
-
     def touch() -> None:
         now = time.time_ns()
         os.utime(lock, ns=(now, now))
 
-    pull = remote.pull
-    monkeypatch.setattr(remote, "pull", lambda folder, large=True: (touch(), pull(folder, large)))
-    with pytest.raises(MachineError, match="process 1 on elsewhere"), mirror.pushed(folder, alive):
+    with repeating(0.02, touch), pytest.raises(MachineError, match="process 1 on elsewhere"), mirror.pushed(folder, said.append):
         pytest.fail("it began")
     long_ago = time.time_ns() - 10**9 * 3600
-    monkeypatch.setattr(remote, "pull", pull)
     os.utime(lock, ns=(long_ago, long_ago))
-    with mirror.pushed(folder, alive):
+    with mirror.pushed(folder, said.append):
         (folder / "plan.json").write_text("{}")
     assert (lock.parent / "plan.json").read_text() == "{}"
     assert said == []

@@ -122,7 +122,7 @@ def test_another_patch_of_python_is_the_same_python() -> None:
     dashboard = Dashboard()
     dashboard.python = ".".join(platform.python_version_tuple()[:2]) + ".99"
     with served(dashboard):
-        enter(dashboard.url)
+        assert enter(dashboard.url).address.url == dashboard.url
 
 
 def test_a_head_that_sends_us_elsewhere_is_not_followed() -> None:
