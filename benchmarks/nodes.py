@@ -29,11 +29,11 @@ SEPARATE = 'mount --make-rprivate / && for other in $HIDDEN; do mount -t tmpfs t
 
 
 class Node:
-    """One machine: the head, at 10.77.0.1, or a worker. Its commands run in its own network and see its own home alone."""
+    """One machine: the head, at its network's .1, or a worker. Its commands run in its own network and see its own home alone."""
 
-    def __init__(self, cluster: str, number: int, homes: Sequence[Path], cpus: int, gpus: int) -> None:
+    def __init__(self, cluster: str, network: str, number: int, homes: Sequence[Path], cpus: int, gpus: int) -> None:
         self.namespace, self.link = f"{cluster}n{number}", f"{cluster}v{number}"
-        self.address, self.home = f"10.77.0.{number + 1}", homes[number]
+        self.address, self.home = f"{network}.{number + 1}", homes[number]
         self._short = Path("/tmp") / self.namespace  # Ray's sockets have short paths
         self.environment = os.environ | {
             "HOME": str(self.home),
@@ -97,10 +97,13 @@ def cluster(home: Path, count: int, cpus: int = 1, gpus: int = 0, kinds: dict[st
     With `kinds`, Ray's autoscaler starts nodes of them as it would on a cloud, by Ray's own provider of nodes that are processes.
     """
     name = f"as{secrets.token_hex(2)}"
+    network = (
+        f"10.77.{secrets.randbelow(256)}"  # Ray, which sees every process of the host, takes another's head at its address for its own
+    )
     homes = [home / f"node{number}" for number in range(count)]
     for each in homes:
         (each / ".ray").mkdir(parents=True)
-    nodes = [Node(name, number, homes, cpus, gpus) for number in range(count)]
+    nodes = [Node(name, network, number, homes, cpus, gpus) for number in range(count)]
     head, *workers = nodes
     if kinds:
         head.environment |= _autoscaling(home / "autoscaler.yaml", head, kinds)

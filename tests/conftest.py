@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import pytest
 
@@ -51,13 +52,14 @@ def tiny_plan(tiny_config: ExperimentConfig) -> Plan:
 
 @pytest.fixture
 def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
-    """Makes a bucket of the given name in a store that speaks S3, and says its URI; the environment has what opens it."""
+    """Makes a bucket in a store that speaks S3, and says its URI; the environment has what opens it."""
     from pyarrow.fs import S3FileSystem
 
     for name, value in STORE.items():
         monkeypatch.setenv(name, value)
 
     def bucket(name: str) -> str:
+        name = f"{name}-{uuid4().hex[:8]}"  # the store is the whole session's
         place = {"scheme": "http", "endpoint_override": s3_server, "region": "us-east-1"}
         S3FileSystem(allow_bucket_creation=True, **place).create_dir(name)
         return f"s3://{name}?{'&'.join(f'{key}={value}' for key, value in place.items())}"

@@ -92,10 +92,7 @@ def pull(folder: Path, large: bool = True) -> None:
             known = name in synced and synced[name][0] == stamp and path.exists()
             if known or (not large and LARGE_FOLDERS & set(name.split("/"))):
                 continue
-            with filesystem.open_input_stream(f"{base}/{name}") as source:
-                _take(path, source.read())
-            os.utime(path, ns=(stamp[0], stamp[0]))  # whether a driver elsewhere is alive is told by the times of what it writes
-            synced[name] = [stamp, _stamp(path)]
+            _bring(folder, name, stamp, filesystem, base, synced)
         for name in set(synced) - set(there):
             if synced.pop(name)[1] == _stamp(folder / name):
                 (folder / name).unlink()
@@ -128,14 +125,23 @@ def push(folder: Path) -> None:
 
 
 def pull_file(folder: Path, name: str) -> None:
-    """Bring this one file, if the copy has it and the folder has not."""
-    if (uri := uri_of(folder)) is None or (folder / name).exists():
+    """Bring this one file, if the copy has another than when both were last the same."""
+    if (uri := uri_of(folder)) is None:
         return
     with _must_answer(uri):
         filesystem, base = _opened(uri)
-        if filesystem.get_file_info(f"{base}/{name}").is_file:
-            with filesystem.open_input_stream(f"{base}/{name}") as source:
-                write_atomically(folder / name, source.read())
+        synced, info = _synced(folder), filesystem.get_file_info(f"{base}/{name}")
+        if info.is_file and _stamp_of(info) != synced.get(name, [None])[0]:
+            _bring(folder, name, _stamp_of(info), filesystem, base, synced)
+            write_atomically(folder / SYNCED_FILE, json.dumps(synced))
+
+
+def _bring(folder: Path, name: str, stamp: Stamp, filesystem: Any, base: str, synced: dict[str, Any]) -> None:
+    """The file as it is in the store."""
+    with filesystem.open_input_stream(f"{base}/{name}") as source:
+        _take(folder / name, source.read())
+    os.utime(folder / name, ns=(stamp[0], stamp[0]))  # whether a driver elsewhere is alive is told by the times of what it writes
+    synced[name] = [stamp, _stamp(folder / name)]
 
 
 def _opened(uri: str) -> tuple[Any, str]:

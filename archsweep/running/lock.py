@@ -40,6 +40,15 @@ class Owner(BaseModel):
         return f"process {self.pid} on {self.host} since {self.since.astimezone():%Y-%m-%d %H:%M:%S}"
 
 
+class StopRequest(BaseModel):
+    """What the stop file holds. It names the run that it is meant for: a store's copies may show it to the next one too."""
+
+    model_config = ConfigDict(frozen=True)
+
+    to: Owner
+    by: str
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """The sweep in `folder` for this process alone. Raises MachineError where another one has it, or the folder cannot be written."""
@@ -71,18 +80,20 @@ def owner(folder: Path) -> Owner | None:
     return _owner_elsewhere(folder)
 
 
-def ask_to_stop(folder: Path) -> None:
+def ask_to_stop(folder: Path, runner: Owner) -> None:
     """Ask the process that runs the sweep to save its trials and end. Raises MachineError where the folder cannot be written."""
+    request = StopRequest(to=runner, by=f"process {os.getpid()} on {socket.gethostname()}")
     with must_be_writable(folder, OTHER_RESULTS):
-        write_atomically(folder / STOP_FILE, f"process {os.getpid()} on {socket.gethostname()}")
+        write_atomically(folder / STOP_FILE, request.model_dump_json())
 
 
 def asked_to_stop(folder: Path) -> str | None:
-    """Who asked, None where nobody did."""
+    """Who asked the run whose lock the folder holds, None where nobody did."""
     try:
-        return (folder / STOP_FILE).read_text()
-    except OSError:
+        request = StopRequest.model_validate_json((folder / STOP_FILE).read_bytes())
+    except (OSError, ValidationError):
         return None
+    return request.by if request.to == last_owner(folder) else None
 
 
 def _take(lock: TextIO, kind: int, tries: int) -> bool:

@@ -147,7 +147,7 @@ def stop(folder: Path, say: Callable[[str], object]) -> None:
     if (asked := owner(folder)) is None:
         say(f"{folder.name} is not being run")
         return
-    ask_to_stop(folder)
+    ask_to_stop(folder, asked)
     push(folder)
     say(f"asked {asked} to stop: it saves its trials first")
     while owner(folder) == asked:

@@ -246,12 +246,12 @@ def test_two_addresses_of_a_network_make_a_cluster(environment: dict[str, str], 
     lines = f"""
         set -e
         ip link set lo up
-        ip address add 10.77.0.1/24 dev lo
-        ip address add 10.77.0.2/24 dev lo
+        ip address add 10.78.0.1/24 dev lo
+        ip address add 10.78.0.2/24 dev lo
         export ARCHSWEEP_CPUS=1
-        {SCRIPT} head 10.77.0.1
-        ARCHSWEEP_NODE={place}/second ARCHSWEEP_NODE_PORTS=21000 {SCRIPT} worker 10.77.0.1 10.77.0.2
-        RAY_AUTH_MODE=token {sys.executable} -W ignore -c '{LOOK}' 10.77.0.1:6379
+        {SCRIPT} head 10.78.0.1
+        ARCHSWEEP_NODE={place}/second ARCHSWEEP_NODE_PORTS=21000 {SCRIPT} worker 10.78.0.1 10.78.0.2
+        RAY_AUTH_MODE=token {sys.executable} -W ignore -c '{LOOK}' 10.78.0.1:6379
         ARCHSWEEP_NODE={place}/second {SCRIPT} stop
         {SCRIPT} stop
     """

@@ -27,7 +27,7 @@ JOB = "4242"
 PLAYED = {  # on one node, whose name means an address of a network that ends here
     "srun": 'while [[ $1 == -* ]]; do shift; done; exec "$@"',
     "scontrol": '[[ $1 == show ]] && echo here || echo "$@" >>"$HOME/asked"',
-    "getent": "echo 10.77.0.1 STREAM here",
+    "getent": "echo 10.79.0.1 STREAM here",
     "hostname": "echo here",
 }
 
@@ -56,7 +56,7 @@ def job(home: Path, *words: str) -> subprocess.Popen[bytes]:
         "SLURM_JOB_ID": JOB, "SLURM_SUBMIT_DIR": str(home), "SLURM_JOB_NODELIST": "here",
         "SLURM_JOB_NUM_NODES": "1", "SLURM_CPUS_PER_TASK": "1",
     }  # fmt: skip
-    network = "ip link set lo up && ip address add 10.77.0.1/24 dev lo"
+    network = "ip link set lo up && ip address add 10.79.0.1/24 dev lo"
     command = ["unshare", "--net", "bash", "-c", f'{network} && exec bash "$0" "$@"', str(CLUSTER / "slurm.sbatch"), *words]
     with (home / "log").open("ab") as log:
         return subprocess.Popen(command, cwd=home, env=environment, stdout=log, stderr=subprocess.STDOUT)

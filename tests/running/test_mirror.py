@@ -17,7 +17,7 @@ from archsweep.errors import MachineError
 from archsweep.records import remote
 from archsweep.running import mirror
 from archsweep.running.background import repeating
-from archsweep.running.lock import LOCK_FILE, Owner
+from archsweep.running.lock import LOCK_FILE, STOP_FILE, Owner, ask_to_stop, asked_to_stop, locked, owner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -109,6 +109,28 @@ def test_a_driver_elsewhere_that_shows_signs_of_life_is_not_joined_by_a_second_o
         (folder / "plan.json").write_text("{}")
     assert (lock.parent / "plan.json").read_text() == "{}"
     assert said == []
+
+
+def test_a_request_to_stop_leaves_the_store_with_the_run_that_it_was_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirror, "STEP_SECONDS", 0.02)
+    store = tmp_path / "store" / "sweep"
+    folder = remote.local_root(store.parent.as_uri(), tmp_path / "here") / "sweep"
+    with mirror.pushed(folder, pytest.fail), locked(folder):
+        runner = owner(folder)
+        assert runner is not None
+        while not (store / LOCK_FILE).exists():
+            time.sleep(0.01)
+        ask_to_stop(store, runner)  # as another machine does, whose copy this is
+        while not asked_to_stop(folder):
+            time.sleep(0.01)
+    assert not (store / STOP_FILE).exists()
+    ask_to_stop(store, runner)
+    with mirror.pushed(folder, pytest.fail), locked(folder):
+        (folder / "mark").touch()
+        while not (store / "mark").exists():
+            time.sleep(0.01)
+        assert asked_to_stop(folder) is None
+    assert not (store / STOP_FILE).exists()
 
 
 def test_a_store_that_is_away_for_a_while_is_said_once_and_has_everything_in_the_end(

@@ -33,7 +33,7 @@ class Watch:
 
     def __init__(self) -> None:
         self.order: list[str] = []
-        self.open_doors: set[str] = set()
+        self.open_doors: dict[str, str] = {}
         self.environment: dict[str, str] = {}
 
     def trial_began(self, trial: Trial) -> None:
@@ -52,12 +52,13 @@ class Watch:
         raise AssertionError(reason)
 
 
-def addresses_listened_on() -> set[str]:
-    """Those of every listening socket of this process and of what it has started."""
-    found: set[str] = set()
+def addresses_listened_on() -> dict[str, str]:
+    """Those of every listening socket of this process and of what it has started, with whose it is."""
+    found: dict[str, str] = {}
     for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
         with suppress(psutil.NoSuchProcess):
-            found |= {each.laddr.ip for each in process.net_connections("tcp") if each.status == psutil.CONN_LISTEN}
+            listening = [each for each in process.net_connections("tcp") if each.status == psutil.CONN_LISTEN]
+            found |= {each.laddr.ip: f"port {each.laddr.port} of {' '.join(process.cmdline())}" for each in listening}
     return found
 
 
@@ -75,7 +76,7 @@ def seen(tiny_plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> tuple[Wat
 def test_nothing_listens_beyond_loopback_and_the_token_is_on(seen: tuple[Watch, Any]) -> None:
     watch, _ = seen
     assert watch.open_doors
-    assert watch.open_doors <= LOOPBACK
+    assert {where: whose for where, whose in watch.open_doors.items() if where not in LOOPBACK} == {}
     assert watch.environment["RAY_AUTH_MODE"] == "token"
 
 

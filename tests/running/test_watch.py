@@ -19,7 +19,7 @@ from archsweep import cli
 from archsweep.errors import MachineError, RecordError
 from archsweep.records import write
 from archsweep.running import watch
-from archsweep.running.lock import LOCK_FILE, STOP_FILE, Owner, ask_to_stop, locked, owner
+from archsweep.running.lock import LOCK_FILE, STOP_FILE, Owner, ask_to_stop, asked_to_stop, locked, owner
 from archsweep.running.snapshot import Counts, Snapshot
 
 if TYPE_CHECKING:
@@ -197,9 +197,16 @@ def test_one_process_at_a_time_has_a_sweep_and_looking_takes_it_from_nobody(tmp_
         assert str(owner(tmp_path)).startswith(f"process {os.getpid()} on {os.uname().nodename} since ")
         with pytest.raises(MachineError, match=f"is being run by process {os.getpid()}"), locked(tmp_path):
             pass
-        ask_to_stop(tmp_path)
+        running = owner(tmp_path)
+        assert running is not None
+        ask_to_stop(tmp_path, running)
+        asker = asked_to_stop(tmp_path)
+        assert asker == f"process {os.getpid()} on {os.uname().nodename}"
     assert owner(tmp_path) is None
-    assert not (tmp_path / STOP_FILE).exists(), "the next run would stop at once"
+    assert not (tmp_path / STOP_FILE).exists()
+    with locked(tmp_path):  # a copy of the results may bring the request back
+        ask_to_stop(tmp_path, running)
+        assert asked_to_stop(tmp_path) is None, "a run would stop because an earlier one was asked to"
 
 
 def test_logs_are_of_one_trial_by_its_id_or_its_variant_and_a_misspelt_one_is_refused(tiny_plan: Plan, tmp_path: Path) -> None:
