@@ -218,7 +218,7 @@ def cluster(address: str) -> str:
 @contextmanager
 def _ray(num_cpus: int | None, num_gpus: int | None, address: str | None) -> Iterator[Any]:
     """A Ray session that ends with the block: our own, closed to the network, or the cluster at `address`."""
-    with _environment(own=address is None):
+    with _environment(own=address is None), _closed(own=address is None):
         import ray
 
         for name in ("ray", "ray.tune", "ray.train", "ray.data"):
@@ -253,6 +253,19 @@ def _environment(own: bool) -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+@contextmanager
+def _closed(own: bool) -> Iterator[None]:
+    """Ray's switch for one machine, of a Ray that this process had imported before the environment said so."""
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = before and not own
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _why_no_ray(address: str | None, error: Exception) -> str:

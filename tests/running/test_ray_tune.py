@@ -67,6 +67,8 @@ def seen(tiny_plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> tuple[Wat
     """A run on one processor and one logical GPU: what was watched, and Tune's dataframe."""
     watch = Watch()
     ids = {trial.id: prepare(trial.config).id for trial in tiny_plan.trials}
+    import ray  # noqa: F401  # as a user's own process may have, before anything says that this Ray is to be closed
+
     recorder = Recorder(tmp_path_factory.mktemp("sweep"), watch, Trackers({}, print))  # type: ignore[arg-type]
     with ray_tune.started(num_cpus=1, num_gpus=1) as cluster:
         (frame,) = cluster.run(tiny_plan.trials, ids, recorder, threading.Event(), Storage(None, 60.0, "best"))
