@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,8 +19,6 @@ from archsweep.training.precision import device_name
 from search_spaces.bases import GPT2, SMALL, TINY
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from archsweep.config import ExperimentConfig
 
 STEPS = 3
@@ -52,7 +52,7 @@ def main(cache_dir: Path | None = None) -> None:
         predicted, measured = measure(config, replicas, cache_dir)
         ratios.append(measured / predicted)
         print(f"{case:>28}: {predicted / 1e6:9,.0f} MB predicted {measured / 1e6:9,.0f} MB measured, ratio {ratios[-1]:.2f}", flush=True)
-    _keep(cache_dir or default_cache_dir(), name, max(ratios))
+    _keep(cache_dir or Path(os.environ.get("ARCHSWEEP_CACHE") or default_cache_dir()), name, max(ratios))
 
 
 def measure(config: ExperimentConfig, replicas: int, cache_dir: Path | None = None) -> tuple[int, int]:

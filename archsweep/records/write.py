@@ -34,6 +34,7 @@ class Outcome(BaseModel):
     precision_used: str | None = None
     software: str | None = None
     corpus_id: str | None = None
+    corpus_tokens: int | None = None
     reused_from: str | None = None
     gpu_share: float | None = None
     device_energy_joules: float | None = None

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from archsweep.config import ExperimentConfig
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-COMPILE_STEPS = 5_000  # of some 10 ms saved each
+COMPILE_STEPS = 5_000  # gradients, of some 10 ms saved each
 
 
 def resolve_device(config: ExperimentConfig) -> torch.device:
@@ -68,7 +68,7 @@ def resolve_compile(config: ExperimentConfig, device: torch.device) -> bool:
     """`auto` compiles a run on a GPU that is long enough to earn back the half minute or so that it takes; never on a CPU."""
     if config.compile != "auto":
         return config.compile
-    return device.type == "cuda" and lasts(config, COMPILE_STEPS)
+    return device.type == "cuda" and lasts(config, -(-COMPILE_STEPS // config.gradient_accumulation_steps))
 
 
 def lasts(config: ExperimentConfig, steps: int) -> bool:
