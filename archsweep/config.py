@@ -28,7 +28,9 @@ EARLIER_PARTS = 4
 FUNCTION_PATTERN = r"[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*"
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 DATASET_PATTERN = r"stdlib|text:.+|hf:[^:\s]+(:[^:\s]+){0,2}"
-NOT_CONTENT = {"experiment_name", "device", "micro_batch_size"}  # none changes what a config trains to, but for rounding
+OVERRIDE = "model_overrides."  # before a name: that one entry of model_overrides
+# None changes what a config trains to, but for rounding; ffn_ratio and batch_tokens do by way of ffn_size and batch_size alone.
+NOT_CONTENT = {"experiment_name", "device", "micro_batch_size", "ffn_ratio", "batch_tokens"}
 TUNABLE = ("learning_rate", "weight_decay")  # neither changes a tensor's shape, so all their values train as one stack
 
 
@@ -45,7 +47,9 @@ class Replica(BaseModel):
 class ExperimentConfig(BaseModel):
     """One architecture and how it is trained; frozen, checked as a whole, JSON both ways.
 
-    Sizes that are left out follow from the others: `hidden_size` is `num_heads * head_dim`, `ffn_size` is `4 * hidden_size`.
+    Sizes that are left out follow from the others: `hidden_size` is `num_heads * head_dim`, `ffn_size` is `ffn_ratio * hidden_size`,
+    and `num_kv_heads`, the heads of keys and values that groups of query heads share, is `num_heads`. Where `batch_tokens` is given, the
+    tokens of a gradient, `batch_size` is as many windows as that holds.
     Training lasts `max_tokens` tokens, in `num_epochs` parts; or, where `max_tokens` is None, `num_epochs` passes over the training split.
     `warmup` is a fraction of the steps below 1, a number of steps from 1 on; `grad_clip` 0 clips nothing.
     A step reads `batch_size * gradient_accumulation_steps` windows, `micro_batch_size` of them at a time: at most `batch_size`, and with
@@ -64,6 +68,8 @@ class ExperimentConfig(BaseModel):
     head_dim: int = Field(64, ge=1)
     hidden_size: int = Field(0, ge=1)
     ffn_size: int = Field(0, ge=1)
+    ffn_ratio: float = Field(4.0, gt=0)
+    num_kv_heads: int = Field(0, ge=1)
     context_length: int = Field(128, ge=2)
     dropout: float = Field(0.0, ge=0, lt=1)
     model_overrides: dict[str, JsonValue] = Field(default_factory=dict)
@@ -80,6 +86,7 @@ class ExperimentConfig(BaseModel):
     betas: tuple[float, float] = (0.9, 0.95)
     grad_clip: float = Field(1.0, ge=0)
     batch_size: int = Field(16, ge=1)
+    batch_tokens: int | None = Field(None, ge=1)
     gradient_accumulation_steps: int = Field(1, ge=1)
     warmup: float = Field(0.05, ge=0)
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
@@ -113,6 +120,9 @@ class ExperimentConfig(BaseModel):
         if isinstance(fields, cls):
             return fields
         sizes = dict(fields)
+        tokens, window = sizes.get("batch_tokens"), sizes.get("context_length", cls.model_fields["context_length"].default)
+        if isinstance(tokens, int) and isinstance(window, int) and window > 0:
+            sizes.setdefault("batch_size", max(1, tokens // window))
         heads = sizes.get("num_heads", cls.model_fields["num_heads"].default)
         given = all(isinstance(sizes.get(name, 1), int) for name in ("num_heads", "head_dim", "hidden_size"))
         if not given or not isinstance(heads, int) or heads < 1:
@@ -121,7 +131,10 @@ class ExperimentConfig(BaseModel):
             sizes["hidden_size"] = heads * sizes.get("head_dim", cls.model_fields["head_dim"].default)
         elif "head_dim" not in sizes:
             sizes["head_dim"] = max(1, sizes["hidden_size"] // heads)
-        sizes.setdefault("ffn_size", 4 * sizes["hidden_size"])
+        sizes.setdefault("num_kv_heads", heads)
+        ratio = sizes.get("ffn_ratio", cls.model_fields["ffn_ratio"].default)
+        if "ffn_size" not in sizes and isinstance(ratio, (int, float)):
+            sizes["ffn_size"] = max(1, round(ratio * sizes["hidden_size"]))
         return sizes
 
     @model_validator(mode="wrap")
@@ -211,8 +224,19 @@ class ExperimentConfig(BaseModel):
             )
         elif self.family in ROTARY and self.head_dim % 2:
             yield f"head_dim must be even for rotary positions (family {self.family}), got {self.head_dim}. Use {self.head_dim + 1}."
+        if self.num_heads % self.num_kv_heads:
+            divisors = [n for n in range(1, self.num_heads + 1) if self.num_heads % n == 0]
+            yield f"num_kv_heads must divide num_heads = {self.num_heads}, got {self.num_kv_heads}. Use one of {divisors}."
+        elif self.num_kv_heads != self.num_heads and self.family in FAMILIES and self.family != "llama":
+            way_out = 'Leave it out, or use family="llama"'
+            yield f"num_kv_heads must be num_heads in the family {self.family}, got {self.num_kv_heads}. {way_out}."
         if self.gradient_checkpointing and self.family not in FAMILIES:
             yield f"gradient_checkpointing needs one of the families {', '.join(FAMILIES)}, got {self.family}. Leave it out."
+        if self.batch_tokens is not None and self.batch_tokens != self.batch_size * self.context_length:
+            yield (
+                f"batch_tokens must be batch_size * context_length, got {self.batch_tokens} and {self.batch_size} * {self.context_length}. "
+                "Leave one of batch_tokens and batch_size out, and let context_length divide batch_tokens."
+            )
         if self.max_tokens is not None and self.num_epochs > max(1, self.max_tokens // self.tokens_per_step):
             steps = self.max_tokens // self.tokens_per_step
             yield f"num_epochs must be at most the steps that max_tokens makes, {steps}, got {self.num_epochs}: each is a part of them."
@@ -245,8 +269,18 @@ class ExperimentConfig(BaseModel):
         return Replica(seed=self.seed, learning_rate=self.learning_rate, weight_decay=self.weight_decay)
 
     def copy(self, **changes: Any) -> Self:
-        """The same config with `changes`; sizes that nobody wrote down are derived anew."""
+        """The same config with `changes`; sizes that nobody wrote down are derived anew.
+
+        A change of "model_overrides.NAME" sets that one entry and keeps the others.
+        """
         given = {name: getattr(self, name) for name in self.model_fields_set}
+        if overrides := {name.removeprefix(OVERRIDE): changes.pop(name) for name in list(changes) if name.startswith(OVERRIDE)}:
+            changes["model_overrides"] = changes.get("model_overrides", self.model_overrides) | overrides
+        for size, follows in (("ffn_size", "ffn_ratio"), ("batch_size", "batch_tokens")):
+            if follows in changes and size not in changes:
+                given.pop(size, None)
+        if "batch_size" in changes and "batch_tokens" not in changes:
+            given.pop("batch_tokens", None)
         if "head_dim" not in changes and ("hidden_size" in given or "hidden_size" in changes):
             given.pop("head_dim", None)
         if "head_dim" in changes and "hidden_size" not in changes:
@@ -260,6 +294,8 @@ class ExperimentConfig(BaseModel):
     def content_id(self, *more: Any) -> str:
         """Twelve hex digits that name what this config, its trainer and `more` (JSON values) decide; its name is not part of it."""
         content = {key: value for key, value in self.to_dict().items() if key not in NOT_CONTENT}
+        if self.num_kv_heads == self.num_heads:  # as for every config before there were others
+            del content["num_kv_heads"]
         text = json.dumps([TRAINER_VERSION, content, *more], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -277,8 +313,10 @@ class ExperimentConfig(BaseModel):
         if not isinstance(fields, dict):
             raise ConfigError(f"{path} must hold one JSON object of config fields, got {type(fields).__name__}.")
         config = cls(**fields)
-        if config.ffn_size == 4 * config.hidden_size:  # as it would be derived: a copy of other heads derives it anew
-            config.__pydantic_fields_set__.discard("ffn_size")
+        as_derived = {"ffn_size": round(config.ffn_ratio * config.hidden_size), "num_kv_heads": config.num_heads}
+        for name, size in as_derived.items():  # a copy of other heads derives it anew
+            if getattr(config, name) == size:
+                config.__pydantic_fields_set__.discard(name)
         return config
 
     def get_model_config_dict(self) -> dict[str, Any]:
@@ -300,7 +338,20 @@ def fault_of_margin(margin: object) -> str | None:
 
 def label(variant: Mapping[str, Any]) -> str:
     """A variant in words: field=value, in the order of the question."""
-    return " ".join(f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in variant.items())
+    return " ".join(f"{bare_name(name)}={value_text(value)}" for name, value in variant.items())
+
+
+def value_text(value: Any) -> str:
+    """A compared value in a variant's name: text as it is, all else as JSON has it, large numbers as 1e+11."""
+    if isinstance(value, str):
+        return value
+    is_large = isinstance(value, float) and abs(value) >= 1e6
+    return f"{value:g}" if is_large and float(f"{value:g}") == value else json.dumps(value)
+
+
+def bare_name(name: str) -> str:
+    """A compared name without the role before its dot: "norm" of "model_overrides.norm"."""
+    return name.rpartition(".")[2]
 
 
 # Our field -> the argument, or arguments, of the family's Hugging Face config class.
@@ -316,7 +367,8 @@ _HUGGING_FACE_NAMES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "llama": {
         "num_layers": ("num_hidden_layers",),
-        "num_heads": ("num_attention_heads", "num_key_value_heads"),
+        "num_heads": ("num_attention_heads",),
+        "num_kv_heads": ("num_key_value_heads",),
         "head_dim": ("head_dim",),
         "hidden_size": ("hidden_size",),
         "ffn_size": ("intermediate_size",),

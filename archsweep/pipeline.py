@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from archsweep import device
+from archsweep import device, extensions
 from archsweep.atomic import OTHER_RESULTS, must_be_writable, write_atomically
 from archsweep.config import FAMILIES, NAME_PATTERN, label
 from archsweep.errors import ConfigError, RecordError, SpaceError, nearest
@@ -86,7 +86,8 @@ class Effect(NamedTuple):
 
 @dataclass(frozen=True)
 class Machine:
-    """Where to run: a Ray of our own sized by `num_cpus` and `num_gpus`, the cluster at `address`, or this process."""
+    """Where to run: a Ray of our own sized by `num_cpus` and `num_gpus`, the cluster at `address`, this process, or where a `runner` of the
+    user's ("package.module:function", called as serial.run is) has the trials run."""
 
     num_cpus: int | None = None
     num_gpus: int | None = None
@@ -94,6 +95,7 @@ class Machine:
     serial: bool = False
     cache_dir: Path | None = None
     checkpoint_seconds: float = 60.0
+    runner: str | None = None
 
     @property
     def cache(self) -> Path:
@@ -168,13 +170,18 @@ def _measure(work: Sequence[tuple[ExperimentConfig, Sequence[Replica]]], machine
         measure(work, machine.device_name(config), machine.cache, workers, say)
 
 
-def forecast(plan: Plan, machine: Machine, results: Path, price: float | None = None, detect: Effect | None = None) -> Forecast:
-    """What is left of the plan takes on the machine, from what was measured there, with what speaks against it.
+def forecast(
+    plan: Plan, machine: Machine, results: Path | None = None, price: float | None = None, detect: Effect | None = None
+) -> Forecast:
+    """What the plan takes on the machine, from what was measured there, with what speaks against it; with `results`, what is left of it.
 
     `price` is of a device for an hour; `detect` is the difference that the user wants to find. Without it nothing heavy is imported.
     """
+    where = _circumstances(plan, machine, price)
+    if results is None:
+        return make_forecast(plan, where)
     folder = sweep_folder(results, plan.name)
-    left, where = _left(plan, folder), _circumstances(plan, machine, price)
+    left = _left(plan, folder)
     if detect is None:
         return make_forecast(plan, where, left)
     from archsweep.analysis.power import power_of, recorded_spread
@@ -237,6 +244,7 @@ def run(
     ledger, leavings = ledger or Ledger(), leavings or Leavings()
     trackers.check(leavings.track)
     _check_overrides(plan)
+    _runner(machine)
     with _opened(folder, plan, extend=ledger.extend) as settled:
         left = recorder.to_train(settled.trials, folder, retry_failed=ledger.retry_failed)
         reused = [] if ledger.fresh else recorder.reuse(left, folder)
@@ -267,7 +275,7 @@ def _train(
     search: Search | None,
 ) -> None:
     """Let a runner train the trials, with its reports recorded and shown; a stop that was asked for becomes a KeyboardInterrupt."""
-    from archsweep.running import ray_tune, serial
+    from archsweep.running import ray_tune
     from archsweep.running.stop import stop_requests
 
     texts = _tokenized(trials or list(plan.trials), machine.cache_dir)  # before any worker starts: what is wrong with the data shows here
@@ -281,13 +289,27 @@ def _train(
         if stop.is_set():
             raise KeyboardInterrupt
 
-    if machine.serial:
-        watched(trials, serial.run)
+    if (train := _runner(machine)) is not None:
+        watched(trials, train)
     else:
         with ray_tune.started(machine.num_cpus, machine.num_gpus, machine.address) as cluster:
-            watched(_split(plan, trials, folder, cluster.slots(trials or plan.trials)), cluster.run)
+            parts = _split(plan, trials, folder, cluster.slots(trials or plan.trials))
+            if len(parts) > len(trials):
+                progress.say(f"{len(trials)} trials run as {len(parts)}, so that all processors are busy to the end")
+            watched(parts, cluster.run)
     if search and search.exhausted:
         progress.say(f"the search found {len(search.plan.trials)} different variants to train and no more")
+
+
+def _runner(machine: Machine) -> Callable[..., object] | None:
+    """What trains without Ray, where that is asked for. Raises ConfigError for a runner that is not there."""
+    if machine.runner is not None:
+        return extensions.load(machine.runner)
+    if machine.serial:
+        from archsweep.running import serial
+
+        return serial.run
+    return None
 
 
 def _search(plan: Plan, folder: Path) -> Search | None:

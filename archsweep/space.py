@@ -10,6 +10,7 @@ from archsweep.errors import SpaceError
 from archsweep.space_faults import faults_of, faults_of_reference
 from archsweep.vocabulary import (
     ASHA,
+    BUDGET,
     SOLVABLE,
     STEP_FIELDS,
     Budget,
@@ -17,6 +18,7 @@ from archsweep.vocabulary import (
     IntRange,
     LogUniform,
     MedianStopping,
+    Metric,
     Optuna,
     Uniform,
     Value,
@@ -39,6 +41,10 @@ SMOKE_STEPS, SMOKE_EVAL_TOKENS, SMOKE_VARIANTS, SMOKE_TRIALS = 20, 8192, 4, 3
 class Space:
     """One question: `compare` is asked, `budget` held equal, `tune` adjusted by each variant for itself, `repeat` the seeds of each.
 
+    Compared are fields of ExperimentConfig; "model_overrides.NAME" is one entry of its overrides, and "budget.flops" or "budget.tokens" a
+    budget of several sizes: within each size variants are tested against each other. With `metric="bits_per_byte"` the alphabet can be
+    compared too, as `vocab_size`; the loss per token then tells nothing.
+
     `derive` may set further fields of a variant from the compared ones; it comes before the budget. A budget of sizes and one of length
     go together, as a pair. `constrain` sees the config that would train, and returns the reason why it must not, or None. Without a
     `method` every combination is trained. `prune_tune` gives up tuned settings that are far behind after half of the steps: it saves
@@ -59,6 +65,7 @@ class Space:
     prune_tune: bool = False
     reference: Mapping[str, Value] | None = None
     margin: float = DEFAULT_MARGIN
+    metric: Metric = "val_loss"
 
     def __post_init__(self) -> None:
         if faults := list(faults_of(self)):
@@ -87,13 +94,20 @@ class Space:
 
     @property
     def solved(self) -> tuple[str, ...]:
-        """What the budgets choose: width and feed-forward width, except what is compared, and the length."""
-        sizes = tuple(size for size, names in SOLVABLE.items() if not names & set(self.compare)) if self.size_budget else ()
-        return (*sizes, "max_tokens") if self.length_budget else sizes
+        """What the budgets choose: width and feed-forward width, except what is compared or held, and the length."""
+        held = self.size_budget
+        sizes = tuple(size for size, names in SOLVABLE.items() if size in held.solve and not names & set(self.compare)) if held else ()
+        return (*sizes, "max_tokens") if self.length_budget or self.varied_budgets else sizes
+
+    @property
+    def varied_budgets(self) -> tuple[str, ...]:
+        """The budgets that are compared, by their names in `compare`."""
+        return tuple(name for name in self.compare if name.startswith(BUDGET))
 
     def smoke(self) -> Space:
         """The same question, small enough to see in a minute that it runs: few variants, few steps, too few for a budget of length."""
-        compare = dict(self.compare) if self.method else _few(self.compare)
+        compared = {name: values for name, values in self.compare.items() if name not in self.varied_budgets}
+        compare = dict(compared) if self.method else _few(compared)
         tokens = SMOKE_STEPS * _largest(self.base, compare, *STEP_FIELDS)
         if "max_tokens" in compare:
             compare["max_tokens"] = _scaled_down(compare["max_tokens"], tokens)
@@ -127,6 +141,8 @@ def _few(compare: Mapping[str, Values | When]) -> dict[str, Values | When]:
 
 def _largest(base: ExperimentConfig, compare: Mapping[str, Values | When], *names: str) -> int:
     """The largest product of the fields `names` that any variant has."""
+    if base.batch_tokens is not None and {"batch_size", "context_length"} <= set(names) and "batch_size" not in compare:
+        return base.batch_tokens * _largest(base, compare, *set(names) - {"batch_size", "context_length"})
     product = 1
     for name in names:
         values = _whole_numbers(compare[name]) if name in compare else []

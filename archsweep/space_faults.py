@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
-from archsweep.config import TUNABLE, ExperimentConfig, fault_of_margin
+from archsweep.config import OVERRIDE, TUNABLE, ExperimentConfig, bare_name, fault_of_margin
 from archsweep.errors import ConfigError, nearest
 from archsweep.vocabulary import (
+    ALPHABET,
     ASHA,
+    BUDGET,
     NOT_COMPARABLE,
     SECONDS_TOLERANCE,
     SOLVABLE,
+    VARIED_BUDGETS,
     Budget,
     BudgetKind,
     Choice,
@@ -22,6 +25,7 @@ from archsweep.vocabulary import (
     LengthKind,
     LogUniform,
     MedianStopping,
+    Metric,
     Objective,
     Optuna,
     Sampler,
@@ -67,6 +71,10 @@ def faults_of(space: Space) -> Iterator[str]:
         yield from _faults_of_early_stopping(space)
     if (fault := fault_of_margin(space.margin)) is not None:
         yield fault
+    if space.metric not in get_args(Metric):
+        yield f"metric: {space.metric} is not what can be compared: {nearest(str(space.metric), get_args(Metric))}"
+    elif space.metric != "val_loss" and (space.method or space.early_stopping):
+        yield f"metric={space.metric!r} is for a grid: method and early_stopping decide by val_loss. Leave those out."
     if isinstance(space.compare, Mapping):
         yield from faults_of_reference(space.reference, space)
 
@@ -94,7 +102,10 @@ def _faults_of_role(role: str, choices: object, base: ExperimentConfig, *, range
         yield f'{role} must map fields to choices, as {{"num_layers": Choice(1, 2)}}, got {choices!r}.'
         return
     for name, choice in choices.items():
-        if name not in ExperimentConfig.model_fields:
+        if name.startswith(BUDGET) and role == "compare":
+            yield from (f"compare: {fault}" for fault in _faults_of_varied_budget(name, choice))
+            continue
+        if name not in ExperimentConfig.model_fields and not (name.startswith(OVERRIDE) and role == "compare"):
             yield f"{role}: {name} is not a field of ExperimentConfig: {nearest(str(name), ExperimentConfig.model_fields)}"
             continue
         if role == "compare" and isinstance(choice, When):
@@ -110,6 +121,21 @@ def _faults_of_role(role: str, choices: object, base: ExperimentConfig, *, range
             yield f"compare: {name} must be a Choice in a grid, got {choice!r}. List its values, or search: method=Optuna(trials=40)."
         else:
             yield from (f"compare: {fault}" for fault in _faults_of_range(name, choice, base))
+
+
+def _faults_of_varied_budget(name: str, choice: object) -> Iterator[str]:
+    kind = bare_name(name)
+    if kind not in VARIED_BUDGETS:
+        kinds = " and ".join(BUDGET + each for each in VARIED_BUDGETS)
+        yield f"{name} is not a budget that can be compared; {kinds} are. State others as budget=Budget(...)."
+    elif not isinstance(choice, Choice) or not choice.values:
+        yield f"{name} must be a Choice of budgets, got {choice!r}. Write Choice(1e11, 2e11)."
+    else:
+        if repeated := _repeated(choice.values):
+            yield f"{name} must list every value once, got {', '.join(map(repr, repeated))} again in {choice!r}."
+        for value in choice.values:
+            if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < float("inf"):
+                yield f"{name} must be a number above 0, got {value!r}."
 
 
 def _faults_of_conditions(name: str, when: When, compare: Mapping[str, Values | When]) -> Iterator[str]:
@@ -217,6 +243,10 @@ def _faults_of_value(name: str, value: object, base: ExperimentConfig) -> Iterat
     if name == "max_tokens" and value is None:
         yield "max_tokens must be a number of tokens, got None. Give the tokens instead of epochs."
         return
+    if name.startswith(OVERRIDE):
+        if not isinstance(value, (str, int, float, bool, list, dict, type(None))):
+            yield f"{name} must be a value that JSON has, got {value!r}."
+        return
     try:  # strictly, since a variant is shown as it was written: "2" and True are not the number of layers that they would become
         annotation: Any = ExperimentConfig.model_fields[name].annotation
         TypeAdapter(annotation).validate_python(value, strict=True)
@@ -234,7 +264,7 @@ def _faults_between_roles(space: Space) -> Iterator[str]:
     if not space.compare:
         yield 'compare must name at least one field, as {"num_layers": Choice(1, 2)}; it is the question.'
     for name, why in NOT_COMPARABLE.items():
-        if name in space.compare:
+        if name in space.compare and not (name in ALPHABET and space.metric == "bits_per_byte"):
             yield f"compare: {name} cannot be compared: {why}."
     for name in space.tune:
         if name in space.compare:
@@ -259,6 +289,8 @@ def _faults_of_budget(budget: object) -> Iterator[str]:
         )
     if not isinstance(budget.multiple_of, int) or isinstance(budget.multiple_of, bool) or budget.multiple_of < 1:
         yield f"budget: multiple_of must be a whole number, at least 1, got {budget.multiple_of!r}."
+    elif not isinstance(budget.solve, tuple) or not budget.solve or not set(budget.solve) <= set(SOLVABLE):
+        yield f'budget: solve must be a tuple of {" and ".join(SOLVABLE)}, or one of them, got {budget.solve!r}. Write ("ffn_size",).'
     elif budget.multiple_of > 1 and budget.solves_length:
         yield f"budget: multiple_of is for the widths, which {budget.kind} leaves alone, got {budget.multiple_of}. Leave it out."
 
@@ -279,9 +311,18 @@ def _faults_between_budgets(space: Space) -> Iterator[str]:
             yield f"budget: {' and '.join(alike)} are both met by {what}, which can meet one of them. Leave out the others."
     if not isinstance(space.compare, Mapping):
         return
-    if space.size_budget is not None and not any(size in space.solved for size in SOLVABLE):
+    known = space.size_budget is not None and set(space.size_budget.solve) <= set(SOLVABLE)
+    if known and not any(size in space.solved for size in SOLVABLE):
         both = ", ".join(name for name in space.compare if any(name in names for names in SOLVABLE.values()))
         yield f"compare: {both} leave the budget nothing to solve. Compare only one of hidden_size and ffn_size, or leave the budget out."
+    length = [*([space.length_budget.kind] if space.length_budget else []), *space.varied_budgets]
+    if space.varied_budgets and (len(length) > 1 or "max_tokens" in space.compare or space.method):
+        yield (
+            f"compare: {space.varied_budgets[0]} sets max_tokens, and is for a grid without another budget of length. "
+            "Leave out max_tokens, method and the other budget."
+        )
+    if space.varied_budgets and space.reference is not None:
+        yield f"reference: variants are compared at their own {space.varied_budgets[0]}, where one reference is not. Leave it out."
     if space.length_budget is not None and "max_tokens" in space.compare:
         kind = space.length_budget.kind
         yield f"compare: max_tokens is what meets the budget of {kind}. Compare another field, or leave that budget out."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import JsonValue
 
@@ -17,6 +17,11 @@ Sampler = Literal["tpe", "gp", "nsga2", "random"]
 Objective = Literal["val_loss", "parameters", "non_embedding_parameters", "flops", "decode_latency", "memory"]
 Value = JsonValue | tuple[float, ...]  # `betas` is a pair
 
+Metric = Literal["val_loss", "bits_per_byte"]
+
+BUDGET = "budget."  # before a kind of length: a compared budget, which the length of each of its variants meets
+VARIED_BUDGETS = ("flops", "tokens")  # that can be compared; seconds differ between machines
+
 TEXT_FIELDS = ("dataset", "tokenizer", "vocab_size", "validation_fraction")  # what decides the tokens
 
 # What decides nothing about the trained model, or is a role of its own: comparing it would compare nothing.
@@ -24,8 +29,10 @@ NOT_COMPARABLE = {
     "experiment_name": "it is the sweep's name",
     "device": "it does not change what is trained",
     "seed": "`repeat` trains every variant with several seeds",
-    **dict.fromkeys(TEXT_FIELDS, "losses on different texts, or in different alphabets, are not comparable"),
+    **dict.fromkeys(("dataset", "validation_fraction"), "losses on different texts are not comparable"),
+    **dict.fromkeys(("tokenizer", "vocab_size"), 'losses in different alphabets are not comparable; with metric="bits_per_byte" they are'),
 }
+ALPHABET = ("tokenizer", "vocab_size")  # what may be compared by bits per byte
 # The sizes that a budget may solve, and the fields by which a space may set each of them itself.
 SOLVABLE: dict[str, frozenset[str]] = {"hidden_size": frozenset({"hidden_size", "head_dim"}), "ffn_size": frozenset({"ffn_size"})}
 STEP_FIELDS = ("batch_size", "gradient_accumulation_steps", "context_length")  # their product is the tokens of a step
@@ -146,7 +153,7 @@ class MedianStopping:
 class Budget:
     """What every variant must have the same of: the quantity named by `kind`, of each replica, within `tolerance` (relative) of `target`.
 
-    "parameters" and "non_embedding_parameters" are met by the widths, which are then multiples of `multiple_of`; "flops", "tokens" and
+    "parameters" and "non_embedding_parameters" are met by the sizes in `solve`, in multiples of `multiple_of`; "flops", "tokens" and
     "train_seconds" by whole steps of max_tokens. Seconds are a replica's part of its stack's training time on the machine that plans.
     """
 
@@ -154,6 +161,7 @@ class Budget:
     target: int | float
     tolerance: float = 0.01
     multiple_of: int = 1
+    solve: tuple[str, ...] = ("hidden_size", "ffn_size")
 
     @property
     def solves_length(self) -> bool:
@@ -172,6 +180,15 @@ class Budget:
 
     def __str__(self) -> str:
         return f"within {self.tolerance:.2%} of {self.amount(self.target)} {self.kind}"
+
+
+def varied_budget(variant: Mapping[str, Value]) -> Budget | None:
+    """The budget that is compared, as this variant has it; None where none is."""
+    for name, target in variant.items():
+        if name.startswith(BUDGET) and isinstance(target, (int, float)):
+            kind: Any = name.removeprefix(BUDGET)
+            return Budget(kind, target)
+    return None
 
 
 def as_budgets(budget: Budget | tuple[Budget, ...] | None) -> tuple[Budget, ...]:

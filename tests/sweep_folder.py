@@ -59,7 +59,8 @@ def write_sweep(
 
 def _trial(variant: dict[str, Any], rates: Sequence[float], seeds: Sequence[int], name: str, parameters: int) -> dict[str, Any]:
     fields = {key: value for key, value in variant.items() if key in ExperimentConfig.model_fields}
-    config = ExperimentConfig(**({"experiment_name": name, "num_layers": 2, "num_heads": 2, "head_dim": 16, "context_length": 64} | fields))
+    width = {} if "hidden_size" in fields else {"head_dim": 16}
+    config = ExperimentConfig(**({"experiment_name": name, "num_layers": 2, "num_heads": 2, "context_length": 64} | width | fields))
     replicas = [{"seed": seed, "learning_rate": rate, "weight_decay": 0.1} for rate, seed in product(rates, seeds)]
     cost = {
         "parameters": parameters,

@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 
 # Another valid value of every field that decides what is trained.
 OTHER_VALUES: dict[str, Any] = {
-    "family": "llama",
+    "family": "gpt_neox",
     "num_layers": 5,
     "num_heads": 2,
     "head_dim": 32,
     "hidden_size": 128,
     "ffn_size": 100,
+    "num_kv_heads": 2,
     "context_length": 64,
     "dropout": 0.1,
     "model_overrides": {"tie_word_embeddings": False},
@@ -50,6 +51,7 @@ OTHER_VALUES: dict[str, Any] = {
     "compile": True,
 }
 NAMES_ONLY = {"experiment_name", "device", "micro_batch_size"}
+BY_WAY_OF_OTHERS = {"ffn_ratio", "batch_tokens"}  # each by the size that follows from it
 
 sizes = st.builds(
     lambda heads, head_dim, layers, ffn: ExperimentConfig(num_layers=layers, num_heads=heads, head_dim=2 * head_dim, ffn_size=ffn),
@@ -171,6 +173,10 @@ def test_neither_name_nor_device_nor_micro_batch_is_part_of_the_content(name: st
     [
         ("micro_batch_size", 0, "must be auto or at least 1, got 0"),
         ("micro_batch_size", 17, "must be at most batch_size, 16, got 17"),
+        ("num_kv_heads", 3, "num_kv_heads must divide num_heads = 4, got 3. Use one of "),
+        ("num_kv_heads", 2, "num_kv_heads must be num_heads in the family gpt2, got 2"),
+        ("ffn_ratio", 0, "ffn_ratio: input should be greater than 0, got 0"),
+        ("batch_tokens", 100, "batch_tokens must be batch_size . context_length, got 100 and 1 . 128"),
         ("metrics", ["repetition"], "each must be package.module:function"),
         ("precision", "fp8", "'auto', 'fp32', 'bf16' or 'fp16', got 'fp8'"),
     ],
@@ -181,18 +187,44 @@ def test_a_bad_value_is_refused_with_its_rule(field: str, value: object, message
 
 
 def test_the_other_values_cover_every_field_that_trains() -> None:
-    assert set(OTHER_VALUES) | NAMES_ONLY == set(ExperimentConfig.model_fields)
+    assert set(OTHER_VALUES) | NAMES_ONLY | BY_WAY_OF_OTHERS == set(ExperimentConfig.model_fields)
 
 
 @settings(deadline=None, max_examples=50)
 @given(
     st.lists(st.sampled_from(sorted(OTHER_VALUES)), min_size=1, max_size=3, unique=True).filter(
-        lambda names: not {"hidden_size", "head_dim"} <= set(names)
+        lambda names: not any(apart <= set(names) for apart in ({"hidden_size", "head_dim"}, {"family", "num_kv_heads"}))
     )
 )
 def test_any_field_that_trains_changes_the_content_id(names: list[str]) -> None:
-    base = ExperimentConfig()
+    base = ExperimentConfig(family="llama")
     assert base.copy(**{name: OTHER_VALUES[name] for name in names}).content_id() != base.content_id()
+
+
+def test_what_follows_from_a_ratio_or_from_tokens_is_the_config_that_states_it() -> None:
+    by_ratio = ExperimentConfig(num_heads=4, head_dim=12, ffn_ratio=8 / 3)
+    assert (by_ratio.ffn_size, by_ratio.copy(num_heads=2).ffn_size, by_ratio.copy(ffn_ratio=0.5).ffn_size) == (128, 64, 24)
+    assert by_ratio.content_id() == ExperimentConfig(num_heads=4, head_dim=12, ffn_size=128).content_id()
+    by_tokens = ExperimentConfig(context_length=64, batch_tokens=512)
+    assert (by_tokens.batch_size, by_tokens.copy(context_length=256).batch_size) == (8, 2)
+    assert by_tokens.content_id() == ExperimentConfig(context_length=64, batch_size=8).content_id()
+    assert by_tokens.copy(batch_size=4).batch_tokens is None
+    assert {by_tokens.copy(context_length=length).tokens_per_step for length in (16, 32, 128, 512)} == {512}
+
+
+def test_one_entry_of_the_overrides_is_changed_by_its_name() -> None:
+    config = ExperimentConfig(model_overrides={"initializer_range": 0.06})
+    assert config.copy(**{"model_overrides.layer_norm_epsilon": 1e-6}).model_overrides == {
+        "initializer_range": 0.06,
+        "layer_norm_epsilon": 1e-6,
+    }
+    assert config.model_overrides == {"initializer_range": 0.06}
+
+
+def test_a_llama_s_heads_of_keys_are_its_own_and_count() -> None:
+    config = ExperimentConfig(family="llama", num_heads=8, head_dim=8, num_kv_heads=2)
+    assert config.get_model_config_dict()["num_key_value_heads"] == 2
+    assert config.copy(num_kv_heads=8).content_id() == ExperimentConfig(family="llama", num_heads=8, head_dim=8).content_id()
 
 
 def test_the_content_id_is_the_same_in_every_process_and_for_every_way_to_say_it() -> None:

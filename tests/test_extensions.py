@@ -9,13 +9,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from rich.console import Console
 from safetensors.torch import load_file
 
 import archsweep
-from archsweep import extensions
+from archsweep import extensions, pipeline
 from archsweep.config import ExperimentConfig, Replica
 from archsweep.errors import ConfigError, DataError
 from archsweep.planning.cost import cost
@@ -23,6 +24,9 @@ from archsweep.planning.plan import make_plan
 from archsweep.space import Budget, Choice, Space
 from archsweep.training.corpus import identify
 from archsweep.training.experiment import ArchitectureExperiment
+
+if TYPE_CHECKING:
+    from archsweep.planning.plan import Plan
 
 DOCUMENT = Path(archsweep.__file__).parents[1] / "docs" / "extending.md"
 
@@ -67,6 +71,37 @@ def test_a_metric_of_ones_own_is_measured_at_every_evaluation(tiny_config: Exper
     assert (first * 64) % 1 == 0, "of every fourth window of 256 tokens"
     assert (last * 256) % 1 == 0
     assert 0 < last < 1
+
+
+def test_a_metric_may_give_several_numbers_by_their_names(tiny_config: ExperimentConfig, own: Path) -> None:
+    rows = trained(tiny_config.copy(metrics=("search_spaces.positions:loss_by_position",)), own)
+    measured, last = rows[-1][0]["user_metrics"], rows[-1][0]["val_loss"]
+    assert list(measured) == ["loss_by_position 1-4", "loss_by_position 5-8", "loss_by_position 9-16"]
+    octaves = list(measured.values())
+    assert (4 * octaves[0] + 4 * octaves[1] + 8 * octaves[2]) / 16 == pytest.approx(last, rel=1e-5)
+
+
+def test_a_runner_of_ones_own_decides_the_order_and_leaves_the_same_records(tiny_plan: Plan, own: Path) -> None:
+    losses = {}
+    for name, machine in {
+        "own": pipeline.Machine(runner="own_runner:quickest_first", cache_dir=own / "cache"),
+        "ours": pipeline.Machine(serial=True, cache_dir=own / "cache"),
+    }.items():
+        pipeline.run(tiny_plan, own / name / "sweep", machine, Console(quiet=True))
+        losses[name] = archsweep.load(own / name / "sweep")[["trial_id", "seed", "learning_rate", "val_loss"]].to_dict("list")
+    assert losses["own"] == losses["ours"]
+    quickest = min(tiny_plan.trials, key=lambda trial: trial.work)
+    began = [line for line in (own / "own" / "sweep" / "sweep.log").read_text().splitlines() if "replicas began" in line]
+    assert f"[{quickest.id}]" in began[0]
+    assert tiny_plan.trials[0].id != quickest.id
+
+
+def test_a_runner_that_is_not_there_is_refused_before_anything_is_tokenized(tiny_plan: Plan, own: Path) -> None:
+    with pytest.raises(ConfigError, match="own_runner has no function slowest_first: did you mean quickest_first"):
+        pipeline.run(
+            tiny_plan, own / "sweep", pipeline.Machine(runner="own_runner:slowest_first", cache_dir=own / "c"), Console(quiet=True)
+        )
+    assert not (own / "c").exists()
 
 
 def test_a_text_of_ones_own_is_trained_on_and_named_by_its_content(tiny_config: ExperimentConfig, own: Path) -> None:

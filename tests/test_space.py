@@ -46,7 +46,7 @@ def refused(**changes: Any) -> str:
         ({"compare": {"dataset": Choice("stdlib", "text:a")}}, "dataset cannot be compared: losses on different texts"),
         (
             {"compare": {"vocab_size": Choice(512, 1024)}},
-            "vocab_size cannot be compared: losses on different texts, or in different alphabets",
+            'in different alphabets are not comparable; with metric="bits_per_byte" they are',
         ),
         ({"compare": {"precision": Choice("fp64")}}, "precision: input should be"),
         ({"compare": {"betas": Choice((0.9, 1.1))}}, "betas"),
@@ -101,6 +101,30 @@ def refused(**changes: Any) -> str:
         (
             {"early_stopping": ASHA(), "method": Optuna(9, objectives=("val_loss", "flops"))},
             "early_stopping decides by val_loss alone, and there are several objectives",
+        ),
+        ({"compare": {"budget.flop": Choice(1e9)}}, "budget.flop is not a budget that can be compared; budget.flops and budget.tokens are"),
+        ({"compare": {"budget.train_seconds": Choice(9)}}, "State others as budget=Budget(...)"),
+        ({"compare": {"budget.flops": Choice(1e9, -1)}}, "budget.flops must be a number above 0, got -1"),
+        ({"compare": {"budget.flops": 1e9}}, "budget.flops must be a Choice of budgets, got 1000000000.0"),
+        ({"compare": {"budget.flops": Choice(1e9)}, "budget": Budget("tokens", 9)}, "budget.flops sets max_tokens, and is for a grid"),
+        ({"compare": {"budget.flops": Choice(1e9)}, "method": Optuna(4)}, "is for a grid without another budget of length"),
+        (
+            {"compare": {"budget.flops": Choice(1e9, 2e9)}, "reference": {"budget.flops": 1e9}},
+            "variants are compared at their own budget.flops, where one reference is not",
+        ),
+        ({"compare": {"model_overrides.norm": Choice(object())}}, "model_overrides.norm must be a value that JSON has"),
+        ({"tune": {"model_overrides.norm": Choice(1)}}, "model_overrides.norm is not a field of ExperimentConfig"),
+        ({"metric": "bits_per_bite"}, "bits_per_bite is not what can be compared: did you mean bits_per_byte"),  # type: ignore[arg-type]
+        ({"metric": "bits_per_byte", "early_stopping": ASHA()}, "method and early_stopping decide by val_loss"),
+        (
+            {"compare": {"dataset": Choice("stdlib", "text:a.txt")}, "metric": "bits_per_byte"},
+            "losses on different texts are not comparable",
+        ),
+        ({"budget": Budget("parameters", 1000, solve=("width",))}, "solve must be a tuple of hidden_size and ffn_size"),
+        ({"budget": Budget("parameters", 1000, solve="ffn_size")}, 'Write ("ffn_size",)'),  # type: ignore[arg-type]
+        (
+            {"budget": Budget("parameters", 1000, solve=("ffn_size",)), "compare": {"ffn_size": Choice(8, 9)}},
+            "ffn_size leave the budget nothing to solve",
         ),
         ({"compare": {"num_layers": Choice(1, 2), "num_heads": When(Choice(2, 4))}}, "must have a condition"),
         ({"compare": {"num_layers": When(Choice(1, 2), num_heads=4)}}, "before it, got num_heads"),

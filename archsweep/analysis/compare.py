@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
 
+from archsweep.analysis import transfer
 from archsweep.analysis.caveats import caveats
 from archsweep.analysis.checks import BY_SEED, Omnibus, by_seed, omnibus
 from archsweep.analysis.compute import KAPLAN, Exponent, compute_ratio
 from archsweep.analysis.equivalence import equivalence_p
 from archsweep.analysis.frames import Roles
 from archsweep.analysis.metric import LOSS, named
-from archsweep.analysis.scaling import compute_exponent
-from archsweep.analysis.sentence import search_sentence, sentence
+from archsweep.analysis.scaling import compute_exponent, scaling
+from archsweep.analysis.sentence import growth, search_sentence, sentence
 from archsweep.analysis.source import Given, Source, read_source
 from archsweep.analysis.statistics import ALL_PAIRS, REFERENCE, Family, Layout, all_against, all_pairs, fit_layout
 from archsweep.analysis.tables import safe_cells
@@ -32,8 +33,9 @@ from archsweep.analysis.tuning import (
     with_tuned,
 )
 from archsweep.analysis.verdicts import REFERENCE_ITSELF, detectable, seeds_to_find, verdict_text, verdicts, without_result
-from archsweep.analysis.words import decimals, difference, loss, p_value
+from archsweep.analysis.words import amount, decimals, difference, loss, p_value, words
 from archsweep.atomic import write_atomically
+from archsweep.config import label
 from archsweep.errors import RecordError
 
 if TYPE_CHECKING:
@@ -112,6 +114,57 @@ def compare_experiments(
 
 
 def _compare(source: Source, exponent: Exponent | None) -> Comparison:
+    whole = _compare_all(source, exponent)
+    if source.within is not None:
+        return _compare_within(whole, exponent)
+    carried = transfer.transfer(whole.table, whole.layout, source)
+    return replace(whole, verdict=named(transfer.sentence(carried), source)) if carried else whole
+
+
+def _compare_within(whole: Comparison, exponent: Exponent | None) -> Comparison:
+    """The comparison with the variants of each size of the compared budget tested among themselves, each size a family of its own."""
+    source, field = whole.source, str(whole.source.within)
+    targets = sorted(source.results[field].dropna().unique())
+    parts = {target: _compare_all(_part(source, field, target), exponent) for target in targets}
+    tested = pd.concat([part.table for part in parts.values()]).set_index("variant")
+    table = whole.table.assign(**{name: tested[name].reindex(whole.table["variant"]).array for name in _WITHIN})
+    table["verdict"] = tested["verdict"].reindex(table["variant"]).to_numpy()
+    found = scaling(table, whole.layout) if source.metric == LOSS else None
+    said = [f"At {amount(target)} {words(field)}: {_without(part.verdict, field, target)}" for target, part in parts.items()]
+    first = next(iter(parts.values()))
+    limits = tuple(named(each, source) for each in caveats(source, whole.settings, table, first.layout, whole.family))
+    return replace(
+        whole,
+        verdict=" ".join([*said, *(named(line, source) for line in growth(found))]),
+        table=table,
+        caveats=limits,
+        pairs=pd.concat([part.pairs for part in parts.values()], ignore_index=True),
+        omnibus=Omnibus(float("nan"), float("nan")),
+    )
+
+
+def _part(source: Source, field: str, target: float) -> Source:
+    """The variants of one size of the compared budget, as a source of their own."""
+    results = source.results[source.results[field] == target]
+    variants = frozenset(results["variant"])
+    return replace(
+        source,
+        compare=tuple(name for name in source.compare if name != field) or ("variant",),
+        budgets=tuple(rule._replace(variants=None) for rule in source.budgets if rule.concerns(*variants)),
+        results=results,
+        curves=source.curves[source.curves["variant"].isin(variants)],
+        refused=(),
+        within=None,
+    )
+
+
+def _without(text: str, field: str, target: float) -> str:
+    """A sentence about one size, in which variants need not be named by it."""
+    own = label({field: target})
+    return text.replace(f" {own}", "").replace(f"{own} ", "")
+
+
+def _compare_all(source: Source, exponent: Exponent | None) -> Comparison:
     tried = settings(source.results)
     best = best_settings(tried)
     family = REFERENCE if source.reference else ALL_PAIRS
@@ -152,6 +205,7 @@ def _pairs(source: Source, layout: Layout | None) -> pd.DataFrame:
 
 
 _TESTS = ["difference", "error", "low", "high", "holm_p", "equivalence_p"]
+_WITHIN = [*_TESTS, *BY_SEED, "compute_ratio", "tested_against", "seeds_needed", "detectable"]
 
 
 def _tested(
@@ -201,7 +255,7 @@ def _loss_before_training(source: Source) -> float:
 
 
 _SIZES = ("parameters", "non_embedding_parameters", "kaplan_parameters")
-_COST_COLUMNS = (*_SIZES, "tokens", "flops", "tokens_per_second")
+_COST_COLUMNS = (*_SIZES, "tokens", "flops", "kv_bytes_per_token", "tokens_per_second")
 
 
 def _facts(source: Source, best: pd.DataFrame) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Loss against what it costs: FLOPs, training time, memory, decoding latency, parameters."""
+"""Loss against what it costs: FLOPs, training time, memory, decoding latency, parameters, the cache of keys and values."""
 
 from __future__ import annotations
 
@@ -37,18 +37,19 @@ COSTS = (
     Cost("peak_memory_bytes", "peak memory of its trial", "bytes"),
     Cost("decode_latency", "decoding latency", "s/token"),
     Cost("parameters", "parameters", ""),
+    Cost("kv_bytes_per_token", "keys and values in the cache", "bytes/token"),
 )
 MOST_BARS = 300  # variants beyond which their intervals would hide each other, and their points are a picture in the drawing
 WIDEST_LOG = 10  # costs that differ by more than this factor are drawn on a log axis
 
 
 def costs(comparison: Comparison) -> pd.DataFrame:
-    """A row per variant with a loss, the best first: variant, mean, its 95 % `half_width`, and the columns of COSTS that were measured.
+    """A row per variant with a loss, the best first: variant, mean, its 95 % `half_width`, and those columns of COSTS that are known.
 
-    FLOPs, time and parameters are means over the seeds of the best setting; memory and latency are the largest of the variant's trials.
+    FLOPs, time, sizes and cache are means over the seeds of the best setting; memory and latency the largest of the variant's trials.
     """
     table = comparison.table[comparison.table["mean"].notna()]
-    found = table[["variant", "mean", "flops", "train_seconds", "parameters"]].copy()
+    found = table[["variant", "mean", "flops", "train_seconds", "parameters", "kv_bytes_per_token"]].copy()
     results = comparison.source.results
     found["peak_memory_bytes"] = results.groupby("variant")["peak_memory_bytes"].max().reindex(found["variant"]).to_numpy()
     found["decode_latency"] = decode_latency(results).reindex(found["variant"]).to_numpy()
@@ -60,8 +61,10 @@ def costs(comparison: Comparison) -> pd.DataFrame:
 
 
 def known(found: pd.DataFrame) -> list[Cost]:
-    """The costs that costs() has found for at least two variants."""
-    return [cost for cost in COSTS if cost.column in found and found[cost.column].notna().sum() > 1]
+    """The costs that costs() has found for at least two variants; the cache only where it is a part of the question."""
+    shared = found["kv_bytes_per_token"].nunique() < 2 if "kv_bytes_per_token" in found else True
+    named = [cost for cost in COSTS if not (shared and cost.column == "kv_bytes_per_token")]
+    return [cost for cost in named if cost.column in found and found[cost.column].notna().sum() > 1]
 
 
 def front(found: pd.DataFrame, cost: Cost) -> pd.Series:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from archsweep.analysis.compare import Comparison
     from archsweep.analysis.factorial import Effects
     from archsweep.analysis.scaling import Fit, Numbers
+    from archsweep.analysis.transfer import Transfer
 
 DECADE = 10  # values over a wider factor stand on a log axis
 MOST_TICKS = 12
@@ -130,6 +131,29 @@ def _interactions(axes: Axes, found: Effects, dimension: str, places: dict[str, 
     axes.legend(
         title=words(other), loc="lower left", bbox_to_anchor=(0, 1.01), ncols=columns, fontsize=8, title_fontsize=8, handlelength=1.4
     )
+
+
+# -------------------------------------------------------------------------------------------------------------------- transfer
+
+
+def plot_transfer(found: Transfer, comparison: Comparison) -> Figure:
+    """Loss against learning rate, a line per shape with the 95 % intervals of its means; its best rate ringed."""
+    with panels(6.4, 4.6) as (figure, (axes,)):
+        half = comparison.half_widths([comparison.table["variant"].iloc[0]])[0]
+        for rank, shape in enumerate(found.shapes):
+            colour, marker = PALETTE[rank % len(PALETTE)], MARKERS[rank % len(MARKERS)]
+            bars = np.full(len(shape.rates), np.nan_to_num(half))
+            axes.errorbar(
+                shape.rates, shape.losses, yerr=bars, fmt=f"{marker}-", color=colour, markersize=5, elinewidth=1, label=shape.name
+            )
+            axes.plot([shape.best_rate], [shape.loss], marker, markersize=10, mew=1.8, color=colour, markerfacecolor=PAPER, zorder=9)
+        axes.set_xscale("log")
+        axes.set_xticks(sorted({rate for shape in found.shapes for rate in shape.rates}))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set(xlabel="peak learning rate (log scale)", ylabel=LOSS_LABEL)
+        axes.legend(fontsize=9)
+    return figure
 
 
 # -------------------------------------------------------------------------------------------------------------------- scaling

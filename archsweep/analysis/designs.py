@@ -15,7 +15,10 @@ from archsweep.analysis.picks import Pick, picks
 from archsweep.analysis.scaling import DRAWS, Fit, Scaling, optima, scaling
 from archsweep.analysis.statistics import ALPHA
 from archsweep.analysis.tables import OBJECTIVES, Table
-from archsweep.analysis.words import MINUS, decimals, loss, number, p_value, plural, si, text, words
+from archsweep.analysis.transfer import Shape, Transfer, transfer
+from archsweep.analysis.tuning import metric_values
+from archsweep.analysis.words import MINUS, decimals, half_of, loss, number, p_value, plural, si, text, words
+from archsweep.config import bare_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +40,7 @@ class Designs:
     importances: dict[str, float]
     picks: dict[str, list[Pick]]
     scaling: Scaling | None
+    transfer: Transfer | None
 
 
 @dataclass(frozen=True)
@@ -58,16 +62,29 @@ def read_designs(comparison: Comparison, found: search.Found | None) -> Designs:
         importances,
         picks(comparison, found),
         scaling(comparison.table, comparison.layout) if comparison.source.metric == LOSS else None,  # the laws are of losses
+        transfer(comparison.table, comparison.layout, comparison.source),
     )
 
 
 def sections(designs: Designs) -> list[Section]:
     crossed = _effects_section(designs.effects) or _effects_left_out(designs.comparison)
-    return [*crossed, *_picks_sections(designs.picks), *_scaling_section(designs.scaling)]
+    return [
+        *_transfer_section(designs.transfer),
+        *crossed,
+        *_picks_sections(designs.picks),
+        *_scaling_section(designs.scaling),
+        *_metrics_section(designs.comparison),
+    ]
 
 
 def design_illustrations(designs: Designs) -> Iterator[Illustration]:
     comparison = designs.comparison
+    if designs.transfer:
+        caption = (
+            f"A line per {designs.transfer.what}, with 95 % intervals; the best rate of each as a large hollow mark. Where these lie above "
+            "each other, the rate carries over."
+        )
+        yield Illustration("transfer", "Loss against learning rate", caption, design_plots.plot_transfer(designs.transfer, comparison))
     if design_plots.is_numeric(comparison):
         name, standard = words(comparison.source.compare[0]), plots.standard_name(comparison.table)
         caption = (
@@ -83,8 +100,7 @@ def design_illustrations(designs: Designs) -> Iterator[Illustration]:
         caption += lines if len(designs.effects.dimensions) == 2 else ""
         yield Illustration("effects", "Main effects and interactions", caption, design_plots.plot_effects(designs.effects))
     yield from _many_illustrations(designs)
-    if designs.scaling and designs.scaling.fits:
-        fit = _shown(designs.scaling)
+    if designs.scaling and (fit := designs.scaling.shown):
         yield Illustration("scaling", "Loss against size", _scaling_caption(fit), design_plots.plot_scaling(fit))
 
 
@@ -150,13 +166,70 @@ def _effects_sentence(found: Effects) -> str:
 
 
 def _effects_method(found: Effects) -> str:
+    crossed = " * ".join(f"C({bare_name(name)})" for name in found.dimensions)
     told = (
-        f"Type II sums of squares of loss ~ {' * '.join(f'C({name})' for name in found.dimensions)} + C(seed), each variant at its best "
+        f"Type II sums of squares of loss ~ {crossed} + C(seed), each variant at its best "
         f"setting, against the error pooled over all variants ({plural(found.degrees, 'degree')} of freedom). η²: part of the total sum "
         "of squares; η²ₚ: of the effect's and the error's."
     )
     holes = f"{plural(found.empty, 'combination')} of levels without a result: marginal means are those of the additive model."
     return f"{told} {holes}" if found.empty else told
+
+
+# --------------------------------------------------------------------------------------------------------------------- transfer
+
+
+def _transfer_section(found: Transfer | None) -> list[Section]:
+    if found is None:
+        return []
+    carried = f"{found.first.best_rate:g}"
+    said = (
+        f"Each {found.what} has tried every rate. What {found.first.name}'s best rate, {carried}, costs the others is the difference to "
+        "their own best at the same seeds, with the error pooled over these variants alone; p-values are corrected for every rate that "
+        f"could have been picked (Bonferroni, {plural(found.tests, 'pair')}). Sensitivity is the mean of the losses at all rates minus the "
+        "lowest (Wortsman et al. 2023)."
+    )
+    header = (found.what, "parameters", "best LR", "audit", "loss there", f"loss at LR {carried}", "costs", "p", "sensitivity")
+    rows = [_transfer_row(shape) for shape in found.shapes]
+    return [Section("Does the learning rate carry over?", [said], [Table(header, rows, frozenset(range(1, len(header))) - {3})])]
+
+
+def _transfer_row(shape: Shape) -> tuple[str, ...]:
+    return (
+        shape.name,
+        number(shape.parameters, "{:,.0f}".format),
+        number(shape.best_rate, "{:g}".format),
+        "inside" if shape.edge is None else f"{shape.edge[0]}: add {shape.edge[1]:g}",
+        number(shape.loss, loss),
+        number(shape.carried_loss, loss),
+        number(shape.cost, lambda cost: decimals(cost, shape.half_width), half_of(shape.half_width)),
+        number(shape.p, p_value),
+        number(shape.sensitivity, loss),
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------- metrics of its own
+
+
+def _metrics_section(comparison: Comparison) -> list[Section]:
+    """What the config's own metrics measured: of each variant at its best setting, the mean over the tested seeds and their sd."""
+    found = metric_values(comparison)
+    if found.empty:
+        return []
+    names = list(found.columns)
+    means, spreads = found.groupby(level="variant", sort=False).mean(), found.groupby(level="variant", sort=False).std()
+    rows = [
+        (
+            str(variant),
+            *(
+                number(means.loc[variant, name], loss, f" ± {decimals(sd, sd)}" if np.isfinite(sd := spreads.loc[variant, name]) else "")
+                for name in names
+            ),
+        )
+        for variant in means.index
+    ]
+    said = "By the question's own functions at the last evaluation, each variant at its best setting: mean ± sd over the tested seeds."
+    return [Section("Further metrics", [said], [Table(("variant", *map(words, names)), rows, frozenset(range(1, len(names) + 1)))])]
 
 
 # ------------------------------------------------------------------------------------------------------------------------ picks
@@ -200,18 +273,12 @@ def _gain(pick: Pick) -> str:
 # ---------------------------------------------------------------------------------------------------------------------- scaling
 
 
-def _shown(found: Scaling) -> Fit:
-    """The fit that is drawn: by the weights that compute, where there is one."""
-    return next((fit for fit in found.fits if fit.convention == "non_embedding_parameters"), found.fits[0])
-
-
 def _scaling_section(found: Scaling | None) -> list[Section]:
     if found is None:
         return []
     reasons = [f"Counted as {words(name)} there is no scaling law: {reason}" for name, reason in found.reasons.items()]
-    if not found.fits:
+    if (fit := found.shown) is None:
         return [Section("Scaling", reasons[:2][-1:], [])]  # by the weights that compute, where these are known
-    fit = _shown(found)
     tables = [_laws_table(found), *([_optima_table(fit)] if optima(fit) else [])]
     return [Section("Scaling", [_law_sentence(fit), *_misfits(found), *_compute_sentences(fit), *reasons, _law_method(fit)], tables)]
 

@@ -129,7 +129,7 @@ def _marginal_means(
     means = dict(zip(weights.index, weights.to_numpy() @ additive.params.to_numpy(), strict=True))
     halves = dict(zip(weights.index, critical * layout.error * spread, strict=True))
     rows = [{"dimension": dimension, "level": level, "mean": means[str(level)], "half_width": halves[str(level)]} for level in levels]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).astype({"level": object})  # beside levels of another kind they stay what they are
 
 
 def in_order(values: Iterable[Any]) -> list[Any]:

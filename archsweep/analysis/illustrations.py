@@ -54,14 +54,14 @@ def illustrations(comparison: Comparison) -> Iterator[Illustration]:
     source, count = comparison.source, int(comparison.table["mean"].notna().sum())
     standard = plots.standard_name(comparison.table)
     best = f" The best {plots.MOST_VARIANTS} of {count} variants." if count > plots.MOST_VARIANTS else ""
-    if count > 1:
+    if count > 1 and source.within is None:  # else each size of the budget has a standard of its own
         caption = (
             f"Right of the line: worse than {standard}, the diamond. Band: differences that count as none. Filled circle: decided. Square: "
             "equivalent. Hollow grey: undecided. Hollow orange: no verdict, as its learning rate is at the edge or its budget is off."
         )
         yield Illustration("differences", f"Difference to {standard}", caption + best, plots.plot_differences(comparison))
     if count > 1 and len(source.compare) == 2:
-        title = f"Loss over {source.compare[0]} and {source.compare[1]}"
+        title = f"Loss over {words(source.compare[0])} and {words(source.compare[1])}"
         caption = (
             "Each variant at its best setting, ± half of the 95 % interval of its mean from the pooled error. "
             f"Framed: the lowest; dashed: equivalent to {standard}; dotted: not decided."

@@ -12,7 +12,7 @@ import pandas as pd
 from archsweep.analysis.checks import FEWEST_FOR_BOOTSTRAP, FEWEST_FOR_SIGNS
 from archsweep.analysis.tuning import FEWEST_TO_SPLIT, choosing_seeds, is_tuned
 from archsweep.analysis.verdicts import LR_CONFOUNDED
-from archsweep.analysis.words import duration, p_value, percent, plural
+from archsweep.analysis.words import duration, p_value, percent, plural, words
 from archsweep.config import TRAINER_VERSION, ExperimentConfig
 from archsweep.errors import ConfigError
 from archsweep.records.files import load_plan
@@ -80,7 +80,8 @@ def _versions() -> Iterator[str]:
 
 def method(comparison: Comparison) -> list[str]:
     ranked = comparison.table[comparison.table["mean"].notna()]
-    tests = comparison.family.tests(len(ranked))
+    within = comparison.source.within is not None  # whose pairs are of one budget each
+    tests = len(comparison.pairs) if within else comparison.family.tests(len(ranked))
     return [_tuning(comparison), _layout(comparison), _multiplicity(comparison, tests), *_beside(comparison)]
 
 
@@ -137,6 +138,8 @@ def _multiplicity(comparison: Comparison, tests: int) -> str:
     else:
         family = f"{'the' if tests == 1 else 'all'} {plural(tests, 'pair')}, because the best variant is known only after seeing the losses"
         better = "BETTER says that the best variant is better than that of the row"
+    if (within := comparison.source.within) is not None:
+        family += f", among the variants of each size of the budget of {words(within)} by themselves"
     return (
         f"P-values are corrected by Holm over {family}. {better}: a corrected p below .05; BUT SMALL where the difference is below "
         f"{margin} of the loss. EQUIVALENT is the outcome of two one-sided tests with that margin, corrected alike. Undecided is not the "

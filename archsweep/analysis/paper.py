@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from archsweep.analysis.words import amount, plural, variants_text, words
+from archsweep.config import bare_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -112,7 +113,7 @@ REFERENCES = (
 def setup(comparison: Comparison) -> str:
     """What was trained, as a paper's methods section says it; each part only where the records have it."""
     source = comparison.source
-    counted = f"{plural(source.results['variant'].nunique(), 'variant')} in {', '.join(source.compare)}"
+    counted = f"{plural(source.results['variant'].nunique(), 'variant')} in {', '.join(map(bare_name, source.compare))}"
     each = " and ".join(filter(None, (_rates(comparison), _seeds(comparison.settings))))
     parts = [
         f"We compared {', '.join(filter(None, (counted, _trained(source.results), each)))}.",

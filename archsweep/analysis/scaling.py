@@ -194,6 +194,11 @@ class Scaling:
     fits: tuple[Fit, ...]
     reasons: dict[str, str]
 
+    @property
+    def shown(self) -> Fit | None:
+        """The fit that is drawn and spoken of: by the weights that compute, where there is one."""
+        return next((fit for fit in self.fits if fit.convention == "non_embedding_parameters"), next(iter(self.fits), None))
+
 
 def scaling(table: pd.DataFrame, layout: Layout | None) -> Scaling | None:
     """The laws that a comparison's table allows; None where its variants do not differ in size, so that nothing scales."""

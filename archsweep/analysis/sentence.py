@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from archsweep.analysis.detect import MOST_SEEDS
@@ -22,6 +23,7 @@ from archsweep.analysis.words import compute, decimals, difference, loss, names,
 
 if TYPE_CHECKING:
     from archsweep.analysis.compute import Exponent
+    from archsweep.analysis.scaling import Scaling
     from archsweep.analysis.source import SearchRule, Source
 
 
@@ -188,3 +190,16 @@ def _group(group: pd.DataFrame, verdict: str, margin: float, exponent: Exponent)
     more += compute(1 / first["compute_ratio"], exponent.source) if verdict == BETTER else ""
     what = _SAID[verdict].format(margin=f"{percent(margin)} of the loss")
     return [f"{names(group['variant'])} {are} {what} ({which}{difference(first, signed=True)}{more})"]
+
+
+# ------------------------------------------------------------------------------------------------------------------ about compute
+
+
+def growth(found: Scaling | None) -> list[str]:
+    """How the best size grows with compute, where a law of both size and tokens could be fitted."""
+    fit = found.shown if found else None
+    if fit is None or fit.points.one_length or not fit.law.is_determined:
+        return []
+    low, high = fit.interval("size_exponent")
+    interval = f" ({low:.2f} to {high:.2f})" if np.isfinite(low) else ""
+    return [f"By a law fitted to all of them, the best number of {words(fit.convention)} grows as C^{fit.law.size_exponent:.2f}{interval}."]

@@ -12,7 +12,8 @@ import pandas as pd
 from archsweep.analysis.frames import ResultGrid, Roles, grid_frame, read_frame
 from archsweep.analysis.joined import join
 from archsweep.analysis.metric import LOSS, UNIT
-from archsweep.config import DEFAULT_MARGIN, fault_of_margin, label
+from archsweep.analysis.words import words
+from archsweep.config import DEFAULT_MARGIN, bare_name, fault_of_margin, label
 from archsweep.errors import RecordError, nearest
 from archsweep.records import read
 from archsweep.records.files import load_plan
@@ -21,6 +22,7 @@ from archsweep.records.schema import COST, CURVES, RESULTS
 
 Given: TypeAlias = str | Path | pd.DataFrame | ResultGrid | Sequence[ExperimentResults] | Sequence[str | Path]
 NO_ROLES = Roles()
+BUDGET, VARIED_TOLERANCE = "budget.", 0.01  # how a plan names a budget that is compared, and how near each variant is to its own
 
 
 class BudgetRule(NamedTuple):
@@ -69,6 +71,7 @@ class Source:
     notes: tuple[str, ...] = ()  # what a reader must know of where the results came from
     reference: str | None = None  # the variant that all others are tested against; None: every pair is tested
     margin: float = DEFAULT_MARGIN  # the part of the loss below which two variants count as equal
+    within: str | None = None  # the compared budget, at each of whose values variants are tested against each other
 
 
 def read_source(given: Given, roles: Roles = NO_ROLES, reference: str | None = None, margin: float | None = None) -> Source:
@@ -121,13 +124,19 @@ def read_sweep(folder: Path) -> Source:
     stated = plan.get("budget") or []
     budgets = stated if isinstance(stated, list) else [stated]
     results, curves = read.load_both(folder)
+    values = {label(trial["variant"]): trial["variant"] for trial in plan["trials"]}
+    metric = plan.get("metric", "val_loss")
+    if metric != "val_loss":
+        results, curves = (each.assign(val_loss=each[metric]) for each in (results, curves))
+    within = next((name for name in plan["compare"] if name.startswith(BUDGET)), None)
+    rules = [BudgetRule(_column(budget["kind"]), budget["target"], budget["tolerance"]) for budget in budgets]
     return Source(
         name=plan["name"],
         question=plan.get("question") or "",
         compare=tuple(plan["compare"]),
-        budgets=tuple(BudgetRule(_column(budget["kind"]), budget["target"], budget["tolerance"]) for budget in budgets),
+        budgets=(*rules, *_varied_rules(within, values)),
         refused=tuple((label(refusal["variant"]), refusal["reason"]) for refusal in plan.get("refused", ())),
-        results=results,
+        results=_with_compared(results, plan["compare"], values),
         curves=curves,
         folder=folder,
         command=plan.get("command") or "",
@@ -135,7 +144,26 @@ def read_sweep(folder: Path) -> Source:
         early_stopping=plan.get("early_stopping") or "",
         reference=label(plan["reference"]) if plan.get("reference") else None,
         margin=plan.get("margin", DEFAULT_MARGIN),
+        metric=LOSS if metric == "val_loss" else words(metric),
+        unit=_UNITS[metric],
+        within=within,
     )
+
+
+def _with_compared(results: pd.DataFrame, compare: Sequence[str], values: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    """The results with a column for what is compared and is no field of a config: an override, a budget."""
+    own = [name for name in compare if name not in results]
+    return results.assign(**{name: results["variant"].map({each: value.get(name) for each, value in values.items()}) for name in own})
+
+
+def _varied_rules(within: str | None, values: dict[str, dict[str, Any]]) -> list[BudgetRule]:
+    """A rule for each value of the compared budget, for the variants that have it."""
+    sharing: dict[float, set[str]] = {}
+    for variant, value in values.items():
+        if within is not None:
+            sharing.setdefault(value[within], set()).add(variant)
+    kind = bare_name(within or "")
+    return [BudgetRule(_column(kind), target, VARIED_TOLERANCE, frozenset(variants)) for target, variants in sharing.items()]
 
 
 def _search_rule(plan: dict[str, Any]) -> SearchRule | None:
@@ -181,6 +209,8 @@ _UNITS = {column.name: column.unit for column in RESULTS}
 
 
 def _refuse_different_corpora(source: Source) -> None:
+    if source.folder is not None and source.metric != LOSS:  # one text in several alphabets
+        return
     corpora = sorted(source.results["corpus_id"].dropna().unique())
     if len(corpora) > 1:
         raise RecordError(

@@ -39,7 +39,7 @@ def ranking(comparison: Comparison) -> Table:
     header = (
         *(words(name) for name in named),
         "val loss", "± sd", "seeds", f"to the {standard}", "95 % interval", "Holm p", against,
-        "best LR", "parameters", "non-embedding", "FLOPs", "tokens/s",
+        "best LR", "parameters", "non-embedding", "FLOPs each", "tokens/s of its stack",
     )  # fmt: skip
     verdict = header.index(against)
     rows = [

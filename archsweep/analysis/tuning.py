@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from archsweep.errors import RecordError
+
+if TYPE_CHECKING:
+    from archsweep.analysis.compare import Comparison
 
 SETTING = ["variant", "learning_rate", "weight_decay", "tuned"]  # `tuned`: further settings in words, of results that are not a sweep's
 
@@ -107,6 +112,15 @@ def losses_by_seed(results: pd.DataFrame, best: pd.DataFrame) -> pd.DataFrame:
     return at_best.pivot(index="variant", columns="seed", values="val_loss").reindex(best["variant"]).astype(float)
 
 
+def metric_values(comparison: Comparison) -> pd.DataFrame:
+    """What the config's own metrics measured: a row per variant at its best setting and tested seed, a column per metric."""
+    table, results = comparison.table, comparison.source.results
+    rows = tested_at(results, results, table[table["mean"].notna()]).dropna(subset=["user_metrics"]).set_index(["variant", "seed"])
+    found = pd.DataFrame([json.loads(text) for text in rows["user_metrics"]], index=rows.index)
+    shown = [variant for variant in table["variant"] if variant in found.index.get_level_values("variant")]
+    return found.loc[shown].astype(float) if shown else found
+
+
 def learning_rate_audit(table: pd.DataFrame, best: pd.DataFrame) -> pd.DataFrame:
     """Whether each variant's best learning rate lies inside its grid: `edge` is "lowest", "highest", "none" or "not tuned".
 
@@ -127,14 +141,15 @@ def _audit(best: pd.Series, tried: list[tuple[float, float]]) -> tuple[str, str,
     if len(rates) < 2:
         return best.variant, "not tuned", float("nan")
     if best.learning_rate == rates[0]:
-        return best.variant, "lowest", _rounded(rates[0] ** 2 / rates[1])
+        return best.variant, "lowest", beyond(rates[0], rates[1])
     if best.learning_rate == rates[-1]:
-        return best.variant, "highest", _rounded(rates[-1] ** 2 / rates[-2])
+        return best.variant, "highest", beyond(rates[-1], rates[-2])
     return best.variant, "none", float("nan")
 
 
-def _rounded(rate: float) -> float:
-    return float(f"{rate:.2g}")
+def beyond(edge: float, inner: float) -> float:
+    """The rate to add beyond the edge of a grid, as far from it as its neighbour."""
+    return float(f"{edge**2 / inner:.2g}")
 
 
 def at_common_rate(table: pd.DataFrame, best: pd.DataFrame) -> tuple[float, pd.Series]:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from archsweep.config import bare_name
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -28,6 +30,7 @@ class Number(str):
 def words(column: str) -> str:
     """A column's name in prose."""
     names = {"flops": "FLOPs", "train_seconds": "seconds of training"}
+    column = bare_name(column)
     return names.get(column) or column.replace("non_embedding", "non-embedding").replace("_", " ")
 
 
@@ -45,6 +48,11 @@ def decimals(value: float, precision: float) -> str:
     """`value` with as many decimals as two digits of `precision` take, three at least; of a precision that is rounding error, three."""
     digits = max(3, 1 - int(np.floor(np.log10(precision)))) if precision > 1e-6 and np.isfinite(precision) else 3
     return f"{round(value, digits) + 0.0:.{digits}f}"  # + 0.0: no "-0.000"
+
+
+def half_of(half: float) -> str:
+    """Half of an interval, behind what it is of; nothing where it is not known."""
+    return f" ± {decimals(half, half)}" if np.isfinite(half) else ""
 
 
 def difference(row: pd.Series, signed: bool = False) -> str:

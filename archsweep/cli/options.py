@@ -34,6 +34,7 @@ Dashboard = Annotated[str, Parameter(help="the cluster's dashboard, as http://12
 SubmittedTo = Annotated[str | None, Parameter(help="of a submitted sweep: the cluster's dashboard, as http://127.0.0.1:8265")]
 Insecure = Annotated[bool, Parameter(name="--insecure-no-auth", negative="", help="let in a cluster that answers without a token")]
 Serial = Annotated[bool, Parameter(negative="", help="train in this process, without Ray")]
+Runner = Annotated[str | None, Parameter(help="what trains the trials instead of Ray: a function of yours, package.module:function")]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="print the plan as JSON and nothing else")]
 Price = Annotated[float | None, Parameter(help="of a GPU (without one: a processor) for an hour; the plan then tells what the sweep costs")]
 Detect = Annotated[str | None, Parameter(help="a difference that matters, as 0.5% of the loss or 0.02 nats/token: are there seeds enough?")]

@@ -32,6 +32,7 @@ from archsweep.cli.options import (
     Processors,
     Results,
     RetryFailed,
+    Runner,
     Serial,
     Settings,
     Smoke,
@@ -72,6 +73,7 @@ def sweep(
     num_gpus: Gpus = None,
     address: Address = None,
     serial: Serial = False,
+    runner: Runner = None,
     keep_models: KeepModels = "best",
     track: Track = None,
     extend: Extend = False,
@@ -90,7 +92,9 @@ def sweep(
     if json and not dry_run:
         raise SpaceError("--json prints the plan alone, so it goes with --dry-run or the command plan.")
     console = terminal()
-    machine = pipeline.Machine(num_cpus, num_gpus, address, serial, cache, checkpoint_seconds)
+    if runner is not None and (serial or address is not None):
+        raise SpaceError("--runner, --serial and --address each say where trials run. Give one of them.")
+    machine = pipeline.Machine(num_cpus, num_gpus, address, serial, cache, checkpoint_seconds, runner)
     root = pipeline.results_root(results)
     planned, forecast = planned_for(question_of(space, name, base, settings, smoke), machine, root, measure, price_per_gpu_hour, detect)
     print_plan(planned, forecast, console, json)
@@ -323,14 +327,17 @@ def doctor(
     return 0 if all(finding.ok for finding in findings) else EXIT_ENVIRONMENT
 
 
-def spaces() -> int:
-    """List the shipped search spaces and their questions."""
+def spaces(*, base: Base = None, cache: Cache = None) -> int:
+    """List the shipped search spaces: each question, and what it takes on this machine."""
+    from archsweep import pipeline
     from archsweep.planning import find
+    from archsweep.planning.table import in_short
 
-    shipped = find.shipped()
-    width = max(map(len, shipped))
-    for name, question in shipped.items():
-        say(f"{name:<{width}}  {question}")
+    machine = pipeline.Machine(cache_dir=cache)
+    for name, question in find.shipped().items():
+        planned = pipeline.plan(pipeline.Question(name, base=base), machine)
+        whole = pipeline.forecast(planned, machine)
+        say(f"{name}: {in_short(planned, whole)}\n  {question}")
     return 0
 
 

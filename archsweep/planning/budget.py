@@ -72,7 +72,9 @@ def _alike_but_heads(configs: Sequence[ExperimentConfig], solved: Sequence[str])
     """Positions of the configs that can share their sizes: equal but for heads and what will be solved, and of one wanted proportion."""
     alike: dict[str, list[int]] = {}
     for index, config in enumerate(configs):
-        content = {name: value for name, value in config.to_dict().items() if name not in {"num_heads", "head_dim", *solved}}
+        content = {
+            name: value for name, value in config.to_dict().items() if name not in {"num_heads", "num_kv_heads", "head_dim", *solved}
+        }
         alike.setdefault(repr(content), []).append(index)
     groups: list[list[int]] = []
     for members in alike.values():

@@ -31,6 +31,7 @@ class Cost(BaseModel):
     flops_per_token: int
     train_tokens: int
     flops: int
+    kv_bytes_per_token: int = 0  # a plan of before it was counted has none
     work: int  # relative time: what orders trials and tells how much of a sweep is left
 
 
@@ -67,6 +68,7 @@ def cost(config: ExperimentConfig) -> Cost:
         flops_per_token=per_token,
         train_tokens=tokens,
         flops=per_token * tokens,
+        kv_bytes_per_token=2 * 2 * config.num_layers * config.num_kv_heads * config.head_dim,
         work=tokens * work_per_token(config),
     )
 
@@ -139,7 +141,7 @@ def _sizes(config: ExperimentConfig) -> _Sizes:
     """A family of one's own has its weights counted; its activations are taken for those of a GPT-2 of its sizes."""
     if config.family in _FAMILIES:
         return _FAMILIES[config.family](config.get_model_config_dict())
-    return _gpt2(config.copy(family="gpt2", model_overrides={}).get_model_config_dict())
+    return _gpt2(config.copy(family="gpt2", model_overrides={}, num_kv_heads=config.num_heads).get_model_config_dict())
 
 
 def _gpt2(model: dict[str, Any]) -> _Sizes:

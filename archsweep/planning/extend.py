@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from archsweep.config import NOT_CONTENT, ExperimentConfig, Replica, label
+from archsweep.config import NOT_CONTENT, OVERRIDE, ExperimentConfig, Replica, label
 from archsweep.errors import SpaceError
 from archsweep.planning.plan import Plan, Trial, in_order
+from archsweep.vocabulary import BUDGET
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 
 Model = tuple[str, Replica]  # what is trained: everything but the replica by its content id, and the replica
 
-_SIZES = {"num_heads", "head_dim", "hidden_size", "ffn_size"}  # each follows from others, or from the budget
-_ROLES = ("compare", "tune", "budget", "corpus_id")
+_SIZES = {"num_heads", "num_kv_heads", "head_dim", "hidden_size", "ffn_size"}  # each follows from others, or from the budget
+_ROLES = ("compare", "tune", "budget", "corpus_id", "metric")
 
 
 def reconcile(recorded: Plan, planned: Plan, *, extend: bool) -> Plan:
@@ -115,7 +116,11 @@ def _shared(plan: Plan) -> Mapping[str, JsonValue]:
     apart = {*plan.compare, *plan.tune, "seed", *NOT_CONTENT}
     if plan.budgets or _SIZES & set(plan.compare):
         apart |= _SIZES
-    if any(budget.solves_length for budget in plan.budgets):
+    if any(budget.solves_length for budget in plan.budgets) or any(name.startswith(BUDGET) for name in plan.compare):
         apart |= {"max_tokens"}
+    if any(name.startswith(OVERRIDE) for name in plan.compare):
+        apart |= {"model_overrides"}
+    if "context_length" in plan.compare:  # a batch that was stated in tokens
+        apart |= {"batch_size"}
     first, *others = (trial.config.to_dict() for trial in plan.trials)
     return {name: value for name, value in first.items() if name not in apart and all(config[name] == value for config in others)}

@@ -12,22 +12,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import floor, log10
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from archsweep.config import NAME_PATTERN, ExperimentConfig
+from archsweep.config import NAME_PATTERN, OVERRIDE, ExperimentConfig, bare_name
 from archsweep.errors import ArchsweepError, SpaceError, nearest
 from archsweep.planning.cost import amount
 from archsweep.space import Space
-from archsweep.vocabulary import Choice, values_of, with_values
+from archsweep.vocabulary import BUDGET, Choice, IntRange, Values, values_of, with_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from types import ModuleType
 
-    from archsweep.vocabulary import Budget, Values
+    from archsweep.vocabulary import Budget
 
 SHIPPED_PACKAGE = "search_spaces"
 BASES_MODULE = "bases"
+SCALED = ("hidden_size", "ffn_size", "context_length", "vocab_size", "max_tokens")  # compared values that grow with their base's own
 
 
 @dataclass(frozen=True)
@@ -40,25 +41,35 @@ class SpaceFile:
 
 
 def shipped() -> dict[str, str]:
-    """The shipped names with their questions, read without importing them."""
-    files = sorted(path for path in _shipped_folder().glob("*.py") if path.stem not in ("__init__", BASES_MODULE))
-    return {path.stem: _first_line(ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))) for path in files}
+    """The shipped names with their questions, read without importing them: of the modules that state a space."""
+    trees = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(_shipped_folder().glob("*.py"))}
+    return {name: _first_line(ast.get_docstring(tree)) for name, tree in trees.items() if _states_a_space(tree)}
+
+
+def _states_a_space(tree: ast.Module) -> bool:
+    targets = [target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
+    return any(isinstance(target, ast.Name) and target.id == "space" for target in targets)
 
 
 def find(name_or_path: str) -> SpaceFile:
-    """The search space of a shipped name or of a .py file. Raises SpaceError."""
+    """The search space of a shipped name or of a .py file; `:NAME` behind it is another of its spaces. Raises SpaceError."""
+    whole, colon, other = name_or_path.rpartition(":")
+    if colon and other.isidentifier():
+        name_or_path, attribute = whole, other
+    else:
+        attribute = "space"
     path = Path(name_or_path)
     if path.suffix == ".py":
         if not path.is_file():
             raise SpaceError(f"{name_or_path} must be an existing file, there is none in {path.parent.resolve()}.")
-        return _load(path.resolve())
+        return _load(path.resolve(), attribute)
     if not re.fullmatch(r"[\w-]+", name_or_path):
         names = ", ".join(shipped())
         raise SpaceError(f"A search space must be a shipped name ({names}) or the path of an existing .py file, got {name_or_path!r}.")
     if name_or_path not in shipped():
         way_out = nearest(name_or_path, shipped())
         raise SpaceError(f"{name_or_path} is not a shipped search space: {way_out} A file of your own is given by its path, ending in .py.")
-    return _load(_shipped_folder() / f"{name_or_path}.py")
+    return _load(_shipped_folder() / f"{name_or_path}.py", attribute)
 
 
 def bases() -> dict[str, ExperimentConfig]:
@@ -77,14 +88,67 @@ def base(name: str) -> ExperimentConfig:
 def rebase(space: Space, base: ExperimentConfig) -> Space:
     """The same question asked of another base, with the budget and the learning rates that suit it.
 
-    A budget becomes the base's own count, and rates are scaled with the base's own, both rounded to two significant figures. Seconds stay.
+    A budget becomes the base's own count, and rates, sizes and compared budgets are scaled with the base's own, all rounded to two
+    significant figures, sizes to whole parts of the base's own. Seconds, layers and heads stay.
     """
+    base = base.copy(**_own_settings(space.base, base))
     budgets = tuple(_rebudget(budget, base) for budget in space.budgets)
     budget = budgets if len(budgets) > 1 else next(iter(budgets), None)
-    ratio = base.learning_rate / space.base.learning_rate
-    compare, tune = (_rates_scaled(choices, ratio) for choices in (space.compare, space.tune))
-    reference = _reference_scaled(space.reference, ratio)
+    scale = _Scale(space.base, base)
+    compare, tune = ({name: scale.values(name, choice) for name, choice in role.items()} for role in (space.compare, space.tune))
+    reference = space.reference and {name: scale.value(name, value) for name, value in space.reference.items()}
     return replace(space, base=base, budget=budget, compare=compare, tune=tune, reference=reference)
+
+
+def _own_settings(asked: ExperimentConfig, base: ExperimentConfig) -> dict[str, Any]:
+    """What a question sets beyond the shipped base that it is written with: its family, metrics, a size of its own."""
+    written_with = next((each for each in bases().values() if each.experiment_name == asked.experiment_name), asked)
+    scale = _Scale(written_with, base)
+    also_there = {name: getattr(written_with, name) for name in written_with.model_fields_set}
+    own = {name: getattr(asked, name) for name in asked.model_fields_set if getattr(asked, name) != also_there.get(name)}
+    overrides = {
+        OVERRIDE + name: value for name, value in own.pop("model_overrides", {}).items() if name not in written_with.model_overrides
+    }
+    return {name: scale.value(name, value) for name, value in own.items()} | overrides
+
+
+class _Scale(NamedTuple):
+    """From values that suit one base to those that suit another."""
+
+    old: ExperimentConfig
+    new: ExperimentConfig
+
+    def values(self, name: str, compared: Any) -> Any:
+        """The values, range or condition of a compared or tuned field."""
+        values = values_of(compared)
+        if not self._changes(name):
+            return compared
+        if isinstance(values, Choice):
+            scaled: Values = Choice(*(self.value(name, value) for value in values.values))
+        else:
+            ends: dict[str, Any] = {end: self.value(name, getattr(values, end)) for end in ("low", "high")}
+            steps = {"step": self.value(name, values.step)} if isinstance(values, IntRange) else {}
+            scaled = replace(values, **ends, **steps)
+        return with_values(compared, scaled)
+
+    def value(self, name: str, value: Any) -> Any:
+        if not self._changes(name) or isinstance(value, bool) or not isinstance(value, (int, float)):
+            return value
+        if name in SCALED:  # whole parts of the base's own size stay whole parts
+            return max(1, round(value * getattr(self.new, name) / getattr(self.old, name)))
+        return _two_figures(value * self._ratio(name))
+
+    def _changes(self, name: str) -> bool:
+        return (name in (*SCALED, "learning_rate") or name.startswith(BUDGET)) and self._ratio(name) != 1
+
+    def _ratio(self, name: str) -> float:
+        """By how much the new base's own is larger."""
+        if name.startswith(BUDGET):
+            kind: Any = bare_name(name)
+            old, new = amount(self.old, kind), amount(self.new, kind)
+            return (new or 1) / (old or 1)
+        old_value, new_value = (getattr(config, name) for config in self)
+        return float(new_value / old_value) if old_value and new_value else 1.0
 
 
 def _rebudget(budget: Budget, base: ExperimentConfig) -> Budget:
@@ -111,7 +175,7 @@ def _faults_of_settings(space: Space, settings: Mapping[str, str]) -> Iterator[s
     for name, text in settings.items():
         if name == "experiment_name":
             yield "experiment_name is the sweep's name and cannot be set as a field."
-        elif name not in (*ExperimentConfig.model_fields, "repeat"):
+        elif name not in (*ExperimentConfig.model_fields, "repeat") and not name.startswith(OVERRIDE):
             yield f"{name} is not a field of ExperimentConfig: {nearest(name, [*ExperimentConfig.model_fields, 'repeat'])}"
         elif name in space.compare or name in space.tune:
             role = "compared" if name in space.compare else "tuned"
@@ -130,25 +194,6 @@ def _parsed(name: str, text: str) -> Any:
         return text
 
 
-def _rates_scaled(compared: Mapping[str, Any], ratio: float) -> dict[str, Any]:
-    if ratio == 1 or "learning_rate" not in compared:
-        return dict(compared)
-    values = values_of(compared["learning_rate"])
-    if isinstance(values, Choice):
-        rates = (rate for rate in values.values if isinstance(rate, (int, float)))
-        scaled: Values = Choice(*(_two_figures(rate * ratio) for rate in rates))
-    else:
-        ends: dict[str, Any] = {"low": _two_figures(values.low * ratio), "high": _two_figures(values.high * ratio)}
-        scaled = replace(values, **ends)
-    return {**compared, "learning_rate": with_values(compared["learning_rate"], scaled)}
-
-
-def _reference_scaled(reference: Mapping[str, Any] | None, ratio: float) -> Mapping[str, Any] | None:
-    if reference is None or ratio == 1 or "learning_rate" not in reference:
-        return reference
-    return {**reference, "learning_rate": _two_figures(reference["learning_rate"] * ratio)}
-
-
 def _two_figures(number: float) -> float:
     return round(number, 1 - floor(log10(number)))
 
@@ -161,15 +206,16 @@ def _shipped_folder() -> Path:
     return Path(package.submodule_search_locations[0])
 
 
-def _load(path: Path) -> SpaceFile:
+def _load(path: Path, attribute: str) -> SpaceFile:
     if not re.fullmatch(NAME_PATTERN, path.stem):
         raise SpaceError(f"{path.name}: a file's name names the results folder, so it must match {NAME_PATTERN}. Rename the file.")
     module = _executed(path)
-    space = getattr(module, "space", None)
+    space = getattr(module, attribute, None)
     if not isinstance(space, Space):
         got = "there is none" if space is None else f"it is a {type(space).__name__}"
-        raise SpaceError(f"{path} must define `space = Space(...)`, {got}.")
-    return SpaceFile(path.stem, _first_line(module.__doc__) or path.stem, space)
+        raise SpaceError(f"{path} must define `{attribute} = Space(...)`, {got}.")
+    name = path.stem if attribute == "space" else f"{path.stem}-{attribute}"
+    return SpaceFile(name, _first_line(module.__doc__) or path.stem, space)
 
 
 def _executed(path: Path) -> ModuleType:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
-from archsweep.config import ExperimentConfig
+from archsweep.config import OVERRIDE, ExperimentConfig
 from archsweep.errors import ConfigError, SpaceError
-from archsweep.vocabulary import STEP_FIELDS, TEXT_FIELDS, Choice, When, values_of
+from archsweep.vocabulary import ALPHABET, BUDGET, STEP_FIELDS, TEXT_FIELDS, Choice, When, values_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -76,11 +76,12 @@ def plain(value: Value) -> JsonValue:
 
 def variant_of(space: Space, values: dict[str, JsonValue]) -> Variant | Refusal:
     """The variant that has these values, or why none can have them."""
+    fields = {name: value for name, value in values.items() if not name.startswith(BUDGET)}
     try:
-        changes = values | ({"max_tokens": _room(space.base, values)} if "max_tokens" in space.solved else {})
+        changes = fields | ({"max_tokens": _room(space.base, values)} if "max_tokens" in space.solved else {})
         config = _sized_for_budget(space, changes) if space.size_budget else space.base.copy(**changes)
         if space.derive is not None:
-            config = _derived(space, values, config)
+            config = _derived(space, fields, config)
     except ConfigError as error:
         return Refusal(variant=values, reason=str(error))
     return Variant(values, config)
@@ -88,8 +89,9 @@ def variant_of(space: Space, values: dict[str, JsonValue]) -> Variant | Refusal:
 
 def _room(base: ExperimentConfig, values: dict[str, JsonValue]) -> int:
     """A max_tokens with which the variant can exist until the budget sets it: at least a step in each of its epochs."""
-    factors = (values.get(name, getattr(base, name)) for name in ("num_epochs", *STEP_FIELDS))
-    tokens = prod(factor for factor in factors if isinstance(factor, int))
+    names = [name for name in STEP_FIELDS if base.batch_tokens is None or name not in ("batch_size", "context_length")]
+    factors = (values.get(name, getattr(base, name)) for name in ("num_epochs", *names))
+    tokens = prod(factor for factor in factors if isinstance(factor, int)) * (base.batch_tokens or 1)
     return max(base.max_tokens or tokens, tokens)
 
 
@@ -101,7 +103,7 @@ def _sized_for_budget(space: Space, values: dict[str, JsonValue]) -> ExperimentC
         assert isinstance(heads, int)
         changes["head_dim"] = 2 * max(1, round(base.hidden_size / heads / 2))
     config = base.copy(**changes)
-    if "ffn_size" in space.solved and "ffn_size" in base.model_fields_set:
+    if "ffn_size" in space.solved and "ffn_size" in base.model_fields_set and "ffn_ratio" not in values:
         config = config.copy(ffn_size=max(1, round(config.hidden_size * base.ffn_size / base.hidden_size)))
     return config
 
@@ -116,11 +118,17 @@ def _derived(space: Space, values: dict[str, JsonValue], config: ExperimentConfi
         raise SpaceError(f"derive must return an ExperimentConfig, it raised {type(error).__name__}: {error} for {values}.") from error
     if not isinstance(derived, ExperimentConfig):
         raise SpaceError(f"derive must return an ExperimentConfig, got {derived!r} for {values}. End it with `return config.copy(...)`.")
-    changed = [name for name in values if getattr(derived, name) != getattr(config, name)]
+    changed = [name for name in values if _value(derived, name) != _value(config, name)]
     if changed:
         raise SpaceError(f"derive must leave alone what is compared, it changed {', '.join(changed)} of {values}. Set other fields.")
-    if any(getattr(derived, name) != getattr(space.base, name) for name in TEXT_FIELDS):
+    text = [name for name in TEXT_FIELDS if not (name in ALPHABET and name in values)]
+    if any(getattr(derived, name) != getattr(space.base, name) for name in text):
         raise SpaceError(f"derive must leave {', '.join(TEXT_FIELDS)} alone, so that losses stay comparable; it changed them for {values}.")
     if derived.max_tokens is None:
         raise SpaceError(f"derive must leave max_tokens a number of tokens, it made it None for {values}.")
     return derived
+
+
+def _value(config: ExperimentConfig, name: str) -> object:
+    """What a compared name is in a config."""
+    return config.model_overrides.get(name.removeprefix(OVERRIDE)) if name.startswith(OVERRIDE) else getattr(config, name)

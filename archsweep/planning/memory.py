@@ -154,7 +154,7 @@ def _loss_bytes(logits: int, hidden: int, head: int, low: int) -> int:
 def _kept(config: ExperimentConfig) -> _Kept:
     if config.family in _FAMILIES:
         return _FAMILIES[config.family](config.get_model_config_dict())
-    return _gpt2(config.copy(family="gpt2", model_overrides={}).get_model_config_dict())
+    return _gpt2(config.copy(family="gpt2", model_overrides={}, num_kv_heads=config.num_heads).get_model_config_dict())
 
 
 def _gpt2(model: dict[str, Any]) -> _Kept:

@@ -17,7 +17,7 @@ from archsweep.planning.grid import Refusal, Variant, grid, plain
 from archsweep.planning.length import Speed, solve_length
 from archsweep.planning.memory import stack_memory_bytes
 from archsweep.space import Space
-from archsweep.vocabulary import Budget, Optuna, as_budgets
+from archsweep.vocabulary import Budget, Metric, Optuna, as_budgets, varied_budget
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -96,6 +96,7 @@ class Plan(BaseModel):
     search_id: str | None = None  # names what a search asks, whatever its number of trials
     reference: dict[str, JsonValue] | None = None  # the variant that all others are tested against; None: every pair is tested
     margin: float = DEFAULT_MARGIN  # the part of the loss below which two variants count as equal
+    metric: Metric = "val_loss"  # what is compared
     ranges: dict[str, str] = {}  # of a search: what it may choose for each compared field
     points: tuple[Point, ...] = ()
     space: InstanceOf[Space] | None = Field(None, exclude=True, repr=False)  # what made the plan; one that was read from a file has none
@@ -145,6 +146,7 @@ def make_plan(name: str, question: str, space: Space, corpus_id: str, command: s
         refused=(),
         early_stopping=space.early_stopping and repr(space.early_stopping),
         margin=space.margin,
+        metric=space.metric,
         space=space if space.method or space.early_stopping else None,
     )
     plan = _first_points(plan, space) if space.method else plan.model_copy(update=_whole_grid(plan, space, speed))
@@ -250,12 +252,12 @@ def _sized(space: Space, variants: list[Variant | Refusal]) -> list[Variant | Re
 
 def _long_enough(space: Space, variants: list[Variant | Refusal], speed: Speed | None) -> list[Variant | Refusal]:
     """The variants with their lengths solved."""
-    budget = space.length_budget
-    if budget is None:
-        return variants
-    return [
-        variant if isinstance(variant, Refusal) else _settled(variant, solve_length(variant.config, budget, speed)) for variant in variants
-    ]
+    return [variant if isinstance(variant, Refusal) else _with_length(space, variant, speed) for variant in variants]
+
+
+def _with_length(space: Space, variant: Variant, speed: Speed | None) -> Variant | Refusal:
+    budget = space.length_budget or varied_budget(variant.values)
+    return variant if budget is None else _settled(variant, solve_length(variant.config, budget, speed))
 
 
 def _settled(variant: Variant, solution: ExperimentConfig | str) -> Variant | Refusal:
@@ -268,7 +270,7 @@ def trial_of(plan: Plan, space: Space, variant: Variant) -> Trial:
     """The variant with all its replicas, as a trial of this plan."""
     config = variant.config.copy(experiment_name=plan.name)
     price = cost(config)
-    for budget in space.budgets:
+    for budget in filter(None, (*space.budgets, varied_budget(variant.values))):
         audited = amount(config, budget.kind)
         assert audited is None or budget.allows(audited), f"solved to {audited} for {budget}"
     trial = Trial(id="", variant=variant.values, config=config, replicas=(), cost=price, prune_tune=space.prune_tune)

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 from rich.cells import cell_len
 from rich.text import Text
 
+from archsweep.config import bare_name, value_text
+from archsweep.planning.forecast import Interval
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from pydantic import JsonValue
 
-    from archsweep.planning.forecast import Forecast, Interval, TrialForecast
+    from archsweep.planning.forecast import Forecast, TrialForecast
     from archsweep.planning.plan import Plan, Trial
 
     Trials = Sequence[tuple[Trial, TrialForecast]]  # of one variant
@@ -26,6 +29,7 @@ _HEADINGS = {
     "non_embedding": "non-\nembedding",
     "kaplan": "Kaplan's\n12·L·d²",
     "tokens_per_parameter": "tokens/\nparameter",
+    "FLOPs": "FLOPs\nin all",
 }
 _FOLDED = {"trials": "{} trials each", "replicas": "{} replicas", "tokens": "{} tokens", "epochs": "{}"}
 ABSENT = "\N{EN DASH}"  # a field that this variant does not compare
@@ -44,7 +48,7 @@ def table(plan: Plan, forecast: Forecast) -> Text:
 
 def _head(columns: Sequence[str]) -> list[tuple[str, ...]]:
     """The headings in as many lines as the tallest has, each at the bottom of its column."""
-    headings = [_HEADINGS.get(name, name).split("\n") for name in columns]
+    headings = [_HEADINGS.get(name, bare_name(name)).split("\n") for name in columns]
     tallest = max(map(len, headings))
     return list(zip(*([""] * (tallest - len(lines)) + lines for lines in headings), strict=True))
 
@@ -97,6 +101,17 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86_400:.1f} days"
 
 
+def in_short(plan: Plan, forecast: Forecast) -> str:
+    """The plan in a line: how many models, and the time or the FLOPs that they take."""
+    known = len(plan.trials)
+    models = sum(len(trial.replicas) for trial in plan.trials) * plan.size // known
+    flops = sum(trial.cost.flops * len(trial.replicas) for trial in plan.trials) * plan.size / known
+    several = plan.size / known
+    span = forecast.seconds and Interval(**{end: several * size for end, size in forecast.seconds.model_dump().items()})
+    time = f"about {_span(span)}" if span else "a time that is not known yet (plan NAME --measure)"
+    return f"{plan.size} variants, {models} models, {flops:.1e} FLOPs, {time}"
+
+
 def spending(forecast: Forecast) -> str:
     """The time and money of what is left, in words for a question."""
     time = "an unknown time" if forecast.seconds is None else _span(forecast.seconds)
@@ -134,8 +149,7 @@ def _cells(plan: Plan, trials: Trials) -> dict[str, str]:
 
 
 def _compared(variant: Mapping[str, JsonValue], name: str) -> str:
-    value = variant.get(name, ABSENT)
-    return value if isinstance(value, str) else json.dumps(value)
+    return value_text(variant.get(name, ABSENT))
 
 
 def _without(cells: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:

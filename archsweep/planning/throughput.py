@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 THROUGHPUT_FILE = "throughput.jsonl"  # in the folder of the tokenized corpora
 # What decides how long a token takes.
 SHAPE_FIELDS = (
-    "family", "num_layers", "num_heads", "head_dim", "hidden_size", "ffn_size", "context_length", "vocab_size",
+    "family", "num_layers", "num_heads", "head_dim", "hidden_size", "ffn_size", "num_kv_heads", "context_length", "vocab_size",
     "dropout", "model_overrides", "batch_size", "gradient_accumulation_steps", "micro_batch_size", "precision",
     "allow_tf32", "gradient_checkpointing", "compile",
 )  # fmt: skip

@@ -74,6 +74,7 @@ COST = (
     Column("kaplan_parameters", "Int64", "", "12 * num_layers * hidden_size**2, Kaplan's convention"),
     Column("flops_per_token", "Int64", "FLOPs/token", "forward and backward matrix products of one token"),
     Column("flops", "Int64", "FLOPs", "flops_per_token times the replica's training tokens"),
+    Column("kv_bytes_per_token", "Int64", "bytes/token", "keys and values that a token adds to the cache in decoding, in 16 bits"),
 )
 
 OUTCOME = (
@@ -113,6 +114,8 @@ _FIELDS = {
     "head_dim": ("", "width of a head: hidden_size / num_heads"),
     "hidden_size": ("", "width of the residual stream"),
     "ffn_size": ("", "inner width of a block's feed-forward part"),
+    "ffn_ratio": ("", "ffn_size / hidden_size, where ffn_size was left out; with a budget of sizes as near it as that allows"),
+    "num_kv_heads": ("", "heads of keys and values, each shared by num_heads / num_kv_heads query heads"),
     "context_length": ("tokens", "length of a window"),
     "dropout": ("", "probability of dropping an activation"),
     "model_overrides": ("", "further arguments of the Hugging Face config, as JSON"),
@@ -123,6 +126,7 @@ _FIELDS = {
     "betas": ("", "AdamW's decay rates of its two averages, as JSON"),
     "grad_clip": ("", "largest norm of a replica's gradient; 0 clips nothing"),
     "batch_size": ("windows", "windows of a gradient, of each replica"),
+    "batch_tokens": ("tokens", "batch_size * context_length, where the batch was stated in tokens"),
     "gradient_accumulation_steps": ("", "gradients that are summed for a step"),
     "warmup": ("steps", "steps in which the learning rate rises; below 1: a fraction of all steps"),
     "lr_scheduler_type": ("", "how the learning rate falls after warmup: linear, cosine or constant"),

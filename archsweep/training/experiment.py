@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -304,7 +304,9 @@ class ArchitectureExperiment:
         if not self._user_metrics:
             return {}
         model, given = self.model(index), windows.cpu()
-        return {name: float(metric(model, given)) for name, metric in self._user_metrics.items()}
+        measured = {name: metric(model, given) for name, metric in self._user_metrics.items()}
+        several = {name: value if isinstance(value, Mapping) else {"": value} for name, value in measured.items()}
+        return {f"{name} {part}".strip(): float(number) for name, values in several.items() for part, number in values.items()}
 
     def _utilisation(self, running: StackInTraining, tokens_per_second: float) -> float | None:
         config = self.config

@@ -77,7 +77,7 @@ class CustomGPT2Model(nn.Module):
 
     def get_model_info(self) -> dict[str, Any]:
         """Name, shape and size of the model, in JSON's own types."""
-        shape = ("family", "num_layers", "num_heads", "head_dim", "hidden_size", "ffn_size", "context_length", "vocab_size")
+        shape = ("family", "num_layers", "num_heads", "num_kv_heads", "head_dim", "hidden_size", "ffn_size", "context_length", "vocab_size")
         counts = self.count_parameters()
         return {
             "architecture": type(self.model).__name__,

@@ -48,7 +48,10 @@ def question(**changes: Any) -> Space:
 
 
 def test_the_shipped_questions_are_listed_and_found() -> None:
-    assert set(shipped()) == {"heads_vs_layers", "layers_vs_width", "learning_rate", "pareto"}
+    assert set(shipped()) == {
+        "heads_vs_layers", "heads", "layers_vs_width", "mlp_ratio", "context_length", "isoflop", "kv_heads", "vocab_tying", "activation",
+        "norm_position", "pareto", "lr_transfer",
+    }  # fmt: skip
     for name, text in shipped().items():
         found = find(name)
         assert (found.name, found.question) == (name, text)
@@ -81,6 +84,15 @@ def test_a_file_of_ones_own_is_found_by_its_path(file: Path, monkeypatch: pytest
     assert find("mine.py").space == found.space
 
 
+def test_another_space_of_a_file_is_found_by_its_name(file: Path) -> None:
+    file.write_text(f"{GOOD}\nmore = Space(base=TINY, compare={{'num_layers': Choice(3, 4)}})\n")
+    found = find(f"{file}:more")
+    assert (found.name, found.question, found.space.compare) == ("mine-more", "Is two more than one?", {"num_layers": Choice(3, 4)})
+    assert find("layers_vs_width:by_time").space.length_budget == Budget("train_seconds", 1.5, tolerance=0.1)
+    assert "must define `fewer = Space(...)`, there is none" in refused(f"{file}:fewer")
+    assert "layers_vs_widt is not a shipped search space" in refused("layers_vs_widt:by_time")
+
+
 def test_files_of_different_folders_import_their_own_siblings(tmp_path: Path) -> None:
     path_before = list(sys.path)
     for folder, layers in (("a", 3), ("b", 5)):
@@ -102,7 +114,7 @@ def test_an_unknown_name_gets_the_nearest() -> None:
 @pytest.mark.parametrize("name", ["../x", "a/b", "", "results/plan.json", ".", "heads vs layers"])
 def test_what_is_neither_a_name_nor_a_file_gets_the_rule(name: str) -> None:
     message = refused(name)
-    assert "must be a shipped name (heads_vs_layers, " in message
+    assert "must be a shipped name (activation, " in message
     assert repr(name) in message
 
 
@@ -170,16 +182,32 @@ def test_another_base_counts_in_the_budgets_own_kind() -> None:
 def test_another_base_scales_the_rates_with_its_own() -> None:
     tuned = rebase(question(), base("gpt2"))
     assert tuned.tune["learning_rate"].values == pytest.approx((3e-4, 6e-4, 1.2e-3, 2.4e-3))
-    compared = rebase(find("learning_rate").space, base("small"))
-    assert compared.compare["learning_rate"].values == pytest.approx((5e-4, 1e-3, 2e-3, 4e-3, 8e-3))
+    compared = rebase(find("lr_transfer").space, base("small"))
+    assert compared.compare["learning_rate"].values == pytest.approx((5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2))
     assert compared.budget is None
 
 
 @pytest.mark.parametrize("base_name", ["tiny", "small", "gpt2"])
-@pytest.mark.parametrize("name", ["heads_vs_layers", "layers_vs_width", "learning_rate"])
+@pytest.mark.parametrize("name", [name for name in shipped() if name != "pareto"])  # a search refuses what it cannot make
 def test_every_question_can_be_asked_of_every_base(name: str, base_name: str) -> None:
     plan = make_plan(name, "", rebase(find(name).space, base(base_name)), "corpus")
     assert not plan.refused
+
+
+def test_another_base_scales_what_a_question_sets_itself() -> None:
+    heads = rebase(find("heads").space, base("small"))
+    assert heads.base.hidden_size == 384
+    assert {trial.config.hidden_size for trial in make_plan("heads", "", heads, "corpus").trials} == {384}
+    llama = rebase(find("kv_heads").space, base("small")).base
+    assert (llama.family, llama.num_heads, llama.hidden_size, llama.precision) == ("llama", 8, 512, "bf16")
+    windows = rebase(find("context_length").space, base("gpt2"))
+    assert windows.compare["context_length"] == Choice(256, 512, 1024, 2048, 4096)
+    assert windows.base.metrics == ("search_spaces.positions:loss_by_position",)
+    compute = rebase(find("isoflop").space, base("small")).compare
+    assert compute["hidden_size"] == Choice(192, 288, 384, 480)
+    # SMALL's own FLOPs are 1.38e15, TINY's 5.7e10 (`cost(base("small")).flops`): 24,000 times as many
+    ratio = cost(base("small")).flops / cost(base("tiny")).flops
+    assert compute["budget.flops"].values == pytest.approx([2e10 * ratio, 4e10 * ratio, 8e10 * ratio], rel=0.05)
 
 
 def test_fields_and_repeat_are_set() -> None:

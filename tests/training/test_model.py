@@ -71,6 +71,7 @@ def test_the_model_says_what_it_is_in_json() -> None:
         "family": "gpt2",
         "num_layers": 12,
         "num_heads": 12,
+        "num_kv_heads": 12,
         "head_dim": 64,
         "hidden_size": 768,
         "ffn_size": 3072,
