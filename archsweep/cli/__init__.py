@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from cyclopts import App, CycloptsError
 
-from archsweep.cli import cluster, sweeps
+from archsweep.cli import cluster, sweeps, writing
 from archsweep.cli.asking import say
 from archsweep.cli.options import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 from archsweep.errors import ArchsweepError
@@ -27,6 +27,7 @@ app.default(sweeps.sweep)
 for command in (
     sweeps.plan, sweeps.report, sweeps.compare, sweeps.export, sweeps.columns, sweeps.train, sweeps.status, sweeps.logs, sweeps.stop,
     cluster.submit, cluster.jobs, cluster.fetch, sweeps.clean, sweeps.doctor, sweeps.spaces,
+    writing.new,
 ):  # fmt: skip
     app.command(command)
 
