@@ -29,6 +29,7 @@ FUNCTION_PATTERN = r"[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*"
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 DATASET_PATTERN = r"stdlib|text:.+|hf:[^:\s]+(:[^:\s]+){0,2}"
 OVERRIDE = "model_overrides."  # before a name: that one entry of model_overrides
+BUDGET = "budget."  # before a kind of length: a compared budget, which the length of each of its variants meets
 # None changes what a config trains to, but for rounding; ffn_ratio and batch_tokens do by way of ffn_size and batch_size alone.
 NOT_CONTENT = {"experiment_name", "device", "micro_batch_size", "ffn_ratio", "batch_tokens"}
 TUNABLE = ("learning_rate", "weight_decay")  # neither changes a tensor's shape, so all their values train as one stack
@@ -313,7 +314,9 @@ class ExperimentConfig(BaseModel):
         if not isinstance(fields, dict):
             raise ConfigError(f"{path} must hold one JSON object of config fields, got {type(fields).__name__}.")
         config = cls(**fields)
-        as_derived = {"ffn_size": round(config.ffn_ratio * config.hidden_size), "num_kv_heads": config.num_heads}
+        as_derived = {"ffn_size": max(1, round(config.ffn_ratio * config.hidden_size)), "num_kv_heads": config.num_heads}
+        if config.batch_tokens is not None:
+            as_derived["batch_size"] = config.batch_tokens // config.context_length
         for name, size in as_derived.items():  # a copy of other heads derives it anew
             if getattr(config, name) == size:
                 config.__pydantic_fields_set__.discard(name)

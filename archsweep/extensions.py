@@ -59,14 +59,16 @@ def count(config: ExperimentConfig) -> Counts:
 
 
 def count_weights(model: nn.Module, vocab_size: int) -> Counts:
-    """The weights of any module: embeddings are its `nn.Embedding`s, heads the `nn.Linear`s with `vocab_size` outputs."""
+    """The weights of any module: embeddings are its `nn.Embedding`s; its head is the `nn.Linear` with `vocab_size` outputs that is tied to
+    one of them, or else the last one. A feed-forward of that width is none."""
     from torch import nn
 
     weights = {id(weight): weight.numel() for weight in model.parameters()}
     matrices = {id(weight) for weight in model.parameters() if weight.ndim >= 2}
     embeddings = {id(weight) for module in model.modules() if isinstance(module, nn.Embedding) for weight in module.parameters()}
     linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    heads = [module for module in linears if module.out_features == vocab_size]
+    wide = [module for module in linears if module.out_features == vocab_size]
+    heads = [module for module in wide if id(module.weight) in embeddings] or wide[-1:]
     outside = embeddings | {id(weight) for head in heads for weight in head.parameters()}
     products = (matrices - embeddings) | {id(head.weight) for head in heads}
     return Counts(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from archsweep import device, extensions
 from archsweep.atomic import OTHER_RESULTS, must_be_writable, write_atomically
 from archsweep.config import FAMILIES, NAME_PATTERN, label
-from archsweep.errors import ConfigError, RecordError, SpaceError, nearest
+from archsweep.errors import ConfigError, DataError, RecordError, SpaceError, nearest
 from archsweep.planning import find, throughput
 from archsweep.planning.extend import reconcile
 from archsweep.planning.forecast import Circumstances, Forecast
@@ -278,7 +278,9 @@ def _train(
     from archsweep.running import ray_tune
     from archsweep.running.stop import stop_requests
 
-    texts = _tokenized(trials or list(plan.trials), machine.cache_dir)  # before any worker starts: what is wrong with the data shows here
+    texts = _tokenized(
+        plan, trials or list(plan.trials), machine.cache_dir
+    )  # before any worker starts: what is wrong with the data shows here
 
     def watched(trials: list[Trial], train: Callable[..., object]) -> None:
         corpus_ids = {trial.id: texts[_text(trial.config)] for trial in trials}
@@ -332,11 +334,20 @@ def _early_stopping(plan: Plan, folder: Path) -> EarlyStopping | None:
     return EarlyStopping(plan.space.early_stopping, plan.trials, folder)
 
 
-def _tokenized(trials: list[Trial], cache_dir: Path | None) -> dict[Text, str]:
-    """The id of each tokenized corpus that the trials read, each made once."""
+def _tokenized(plan: Plan, trials: list[Trial], cache_dir: Path | None) -> dict[Text, str]:
+    """The id of each tokenized corpus that the trials read, each made once. Raises DataError where alphabets see unlike texts."""
     from archsweep.training.data import prepare
 
-    return {text: prepare(config, cache_dir).id for text, config in {_text(trial.config): trial.config for trial in trials}.items()}
+    corpora = {
+        text: (prepare(config, cache_dir), config) for text, config in {_text(trial.config): trial.config for trial in trials}.items()
+    }
+    for corpus, config in corpora.values():
+        if plan.metric != "val_loss" and config.eval_tokens < corpus.validation_tokens:
+            raise DataError(
+                f"eval_tokens must hold all of the validation text, {corpus.validation_tokens} tokens with vocab_size={config.vocab_size}, "
+                f"so that every alphabet is measured on the same, got {config.eval_tokens}. Raise it, or lower validation_fraction."
+            )
+    return {text: corpus.id for text, (corpus, _) in corpora.items()}
 
 
 def _text(config: ExperimentConfig) -> Text:

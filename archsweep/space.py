@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from archsweep.config import DEFAULT_MARGIN, ExperimentConfig
+from archsweep.config import BUDGET, DEFAULT_MARGIN, ExperimentConfig
 from archsweep.errors import SpaceError
 from archsweep.space_faults import faults_of, faults_of_reference
 from archsweep.vocabulary import (
     ASHA,
-    BUDGET,
     SOLVABLE,
     STEP_FIELDS,
     Budget,
@@ -102,7 +101,7 @@ class Space:
     @property
     def varied_budgets(self) -> tuple[str, ...]:
         """The budgets that are compared, by their names in `compare`."""
-        return tuple(name for name in self.compare if name.startswith(BUDGET))
+        return tuple(name for name in self.compare if str(name).startswith(BUDGET))
 
     def smoke(self) -> Space:
         """The same question, small enough to see in a minute that it runs: few variants, few steps, too few for a budget of length."""
@@ -114,7 +113,9 @@ class Space:
         longest_window = _largest(self.base, compare, "context_length")
         base = self.base.copy(
             max_tokens=min(self.base.max_tokens or tokens, tokens),
-            eval_tokens=max(longest_window, min(self.base.eval_tokens, SMOKE_EVAL_TOKENS)),
+            eval_tokens=max(longest_window, min(self.base.eval_tokens, SMOKE_EVAL_TOKENS))
+            if self.metric == "val_loss"
+            else self.base.eval_tokens,
             num_evaluations=min(self.base.num_evaluations, 2),
         )
         tune = {name: choice.ends() for name, choice in self.tune.items()}
@@ -141,8 +142,9 @@ def _few(compare: Mapping[str, Values | When]) -> dict[str, Values | When]:
 
 def _largest(base: ExperimentConfig, compare: Mapping[str, Values | When], *names: str) -> int:
     """The largest product of the fields `names` that any variant has."""
-    if base.batch_tokens is not None and {"batch_size", "context_length"} <= set(names) and "batch_size" not in compare:
-        return base.batch_tokens * _largest(base, compare, *set(names) - {"batch_size", "context_length"})
+    stated = "batch_tokens" in compare or base.batch_tokens is not None
+    if stated and {"batch_size", "context_length"} <= set(names) and "batch_size" not in compare:
+        names = ("batch_tokens", *(set(names) - {"batch_size", "context_length"}))
     product = 1
     for name in names:
         values = _whole_numbers(compare[name]) if name in compare else []

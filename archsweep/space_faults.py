@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
-from archsweep.config import OVERRIDE, TUNABLE, ExperimentConfig, bare_name, fault_of_margin
+from archsweep.config import BUDGET, OVERRIDE, TUNABLE, ExperimentConfig, bare_name, fault_of_margin
 from archsweep.errors import ConfigError, nearest
 from archsweep.vocabulary import (
     ALPHABET,
     ASHA,
-    BUDGET,
     NOT_COMPARABLE,
     SECONDS_TOLERANCE,
     SOLVABLE,
@@ -102,10 +101,13 @@ def _faults_of_role(role: str, choices: object, base: ExperimentConfig, *, range
         yield f'{role} must map fields to choices, as {{"num_layers": Choice(1, 2)}}, got {choices!r}.'
         return
     for name, choice in choices.items():
+        if not isinstance(name, str):
+            yield f"{role}: a field is named by a text, got {name!r}."
+            continue
         if name.startswith(BUDGET) and role == "compare":
             yield from (f"compare: {fault}" for fault in _faults_of_varied_budget(name, choice))
             continue
-        if name not in ExperimentConfig.model_fields and not (name.startswith(OVERRIDE) and role == "compare"):
+        if name not in ExperimentConfig.model_fields and not (role == "compare" and name.startswith(OVERRIDE) and name != OVERRIDE):
             yield f"{role}: {name} is not a field of ExperimentConfig: {nearest(str(name), ExperimentConfig.model_fields)}"
             continue
         if role == "compare" and isinstance(choice, When):
@@ -266,6 +268,13 @@ def _faults_between_roles(space: Space) -> Iterator[str]:
     for name, why in NOT_COMPARABLE.items():
         if name in space.compare and not (name in ALPHABET and space.metric == "bits_per_byte"):
             yield f"compare: {name} cannot be compared: {why}."
+    bare = [bare_name(str(name)) for name in space.compare]
+    if twice := {name for name in bare if bare.count(name) > 1}:
+        yield f"compare: {', '.join(sorted(twice))} would name two fields in every table. Compare one of them, or set the other by derive."
+    if space.varied_budgets and set(space.compare) == set(space.varied_budgets):
+        yield f"compare: {space.varied_budgets[0]} leaves one variant at each budget. Compare another field beside it, or max_tokens alone."
+    if {"ffn_ratio", "ffn_size"} <= set(space.compare):
+        yield "compare: ffn_size leaves nothing of ffn_ratio. Compare one of them."
     for name in space.tune:
         if name in space.compare:
             yield f"{name} is in compare and in tune. Compare it if it is the question, tune it if every variant may choose its own."
@@ -289,7 +298,7 @@ def _faults_of_budget(budget: object) -> Iterator[str]:
         )
     if not isinstance(budget.multiple_of, int) or isinstance(budget.multiple_of, bool) or budget.multiple_of < 1:
         yield f"budget: multiple_of must be a whole number, at least 1, got {budget.multiple_of!r}."
-    elif not isinstance(budget.solve, tuple) or not budget.solve or not set(budget.solve) <= set(SOLVABLE):
+    elif not isinstance(budget.solve, tuple) or not budget.solve or not all(size in list(SOLVABLE) for size in budget.solve):
         yield f'budget: solve must be a tuple of {" and ".join(SOLVABLE)}, or one of them, got {budget.solve!r}. Write ("ffn_size",).'
     elif budget.multiple_of > 1 and budget.solves_length:
         yield f"budget: multiple_of is for the widths, which {budget.kind} leaves alone, got {budget.multiple_of}. Leave it out."
@@ -311,7 +320,10 @@ def _faults_between_budgets(space: Space) -> Iterator[str]:
             yield f"budget: {' and '.join(alike)} are both met by {what}, which can meet one of them. Leave out the others."
     if not isinstance(space.compare, Mapping):
         return
-    known = space.size_budget is not None and set(space.size_budget.solve) <= set(SOLVABLE)
+    solve = space.size_budget.solve if space.size_budget is not None else ()
+    known = isinstance(solve, tuple) and bool(solve) and all(size in list(SOLVABLE) for size in solve)
+    if known and "ffn_ratio" in space.compare and not set(SOLVABLE) <= set(space.solved):
+        yield "compare: ffn_ratio needs a budget that solves both sizes, or none: else it is no ratio any more. Leave out solve."
     if known and not any(size in space.solved for size in SOLVABLE):
         both = ", ".join(name for name in space.compare if any(name in names for names in SOLVABLE.values()))
         yield f"compare: {both} leave the budget nothing to solve. Compare only one of hidden_size and ffn_size, or leave the budget out."

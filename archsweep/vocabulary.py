@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import JsonValue
 
+from archsweep.config import BUDGET
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -19,7 +21,6 @@ Value = JsonValue | tuple[float, ...]  # `betas` is a pair
 
 Metric = Literal["val_loss", "bits_per_byte"]
 
-BUDGET = "budget."  # before a kind of length: a compared budget, which the length of each of its variants meets
 VARIED_BUDGETS = ("flops", "tokens")  # that can be compared; seconds differ between machines
 
 TEXT_FIELDS = ("dataset", "tokenizer", "vocab_size", "validation_fraction")  # what decides the tokens

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 REPOSITORY = Path(archsweep.__file__).parent.parent
 PATIENCE_SECONDS = 120.0  # for anything to happen on a busy machine
 ROUNDS = 3
+STEPS, LONG_STEPS = 300, 2400  # of each replica
 WORKER = r"ray::\w*(Trial|Trainable)"  # how Ray titles a process that trains: by our class, or by what Tune makes of it
 
 SPACE = '''"""Two heads or four? As much work either way, so that the trials of two slots stay whole."""
@@ -47,7 +48,7 @@ Records = dict[str, list[tuple[Any, ...]]]
 class Sweep:
     """A sweep in a folder of its own: its command can be run, disturbed and run again."""
 
-    def __init__(self, home: Path, results: Path | None = None, *options: str, steps: int = 300) -> None:
+    def __init__(self, home: Path, results: Path | None = None, *options: str, steps: int = STEPS) -> None:
         self.home, self.results, self.steps = home, results or home / "results", steps
         home.mkdir(parents=True, exist_ok=True)
         text = home.parent / "text.txt"  # its path is part of every trial's name, and so the same for all sweeps of one folder
@@ -192,7 +193,7 @@ def driver_killed(home: Path) -> tuple[Sweep, float]:
 
 def raylet_killed(home: Path) -> tuple[Sweep, float]:
     """kill -9 of the node's own Ray; the command ends and says so, unless its last trials outlive it."""
-    sweep = Sweep(home)
+    sweep = Sweep(home, steps=LONG_STEPS)  # its workers notice after some seconds
     with sweep.running() as run:
         run.wait_for(sweep.is_halfway)
         for pid in descendants(run.process.pid, "/raylet "):
@@ -341,15 +342,17 @@ def main() -> None:
     """Do each fault ROUNDS times; print how often records were lost or changed (never), and how long a trial stood still."""
     home = Path(tempfile.mkdtemp(prefix="archsweep-faults-"))
     print(f"\nFaults: records compared bit by bit with an undisturbed run's, {ROUNDS} times each; 2 cores")
-    whole = Sweep(home / "whole", None, "--serial")
-    whole.finish("replicas began")
-    expected = whole.records()
+    undisturbed = {}
+    for steps in (STEPS, LONG_STEPS):
+        whole = Sweep(home / f"whole{steps}", None, "--serial", steps=steps)
+        whole.finish("replicas began")
+        undisturbed[steps] = whole.records()
     print(f"{'fault':>16}  times  lost rows  changed rows  seconds until a trial trains again")
     for fault in FAULTS:
         lost, changed, seconds = 0, 0, []
         for number in range(ROUNDS):
             sweep, recovery = fault(home / f"{fault.__name__}{number}")
-            found = sweep.records()
+            found, expected = sweep.records(), undisturbed[sweep.steps]
             lost += sum(row not in found.get(trial, []) for trial, rows in expected.items() for row in rows)
             changed += sum(row not in expected[trial] for trial, rows in found.items() for row in rows)
             seconds.append(recovery)

@@ -5,7 +5,7 @@ from search_spaces.bases import TINY
 
 space = Space(
     base=TINY,
-    compare={"budget.flops": Choice(2e10, 4e10, 8e10), "hidden_size": Choice(24, 36, 48, 60)},  # tokens follow from both
-    tune={"learning_rate": Choice(5e-3, 1e-2, 2e-2, 4e-2)},
+    compare={"budget.flops": Choice(1.5e10, 3e10, 6e10), "hidden_size": Choice(12, 24, 36, 48)},  # tokens follow from both
+    tune={"learning_rate": Choice(5e-3, 1e-2, 2e-2, 4e-2, 8e-2)},
     repeat=3,
 )

@@ -1,4 +1,4 @@
-"""Where the norm, which one, and which positions? Between GPT-2 and Llama lie eight models: which steps matter, and do they add up?"""
+"""Where the norm, which one, and which positions? The steps from the first Transformer by GPT-2 to Llama: which matter, do they add up?"""
 
 from archsweep.space import Budget, Choice, Space
 from search_spaces.bases import TINY

@@ -37,6 +37,9 @@ def build(config: ExperimentConfig) -> nn.Module:
             raise ConfigError(f"model_overrides: {name} is not a part of search_spaces.parts: {nearest(name, DEFAULTS)}")
         if name in OPTIONS and value not in OPTIONS[name]:
             raise ConfigError(f"model_overrides: {name} must be one of {', '.join(OPTIONS[name])}, got {value!r}.")
+    for name, must_be in {"num_kv_heads": config.num_heads, "dropout": 0.0}.items():  # what it would not heed
+        if getattr(config, name) != must_be:
+            raise ConfigError(f"{name} must be {must_be} in search_spaces.parts, got {getattr(config, name)}. Leave it out.")
     parts = DEFAULTS | config.model_overrides
     if parts["positions"] == "rotary" and config.head_dim % 2:
         raise ConfigError(f"head_dim must be even for rotary positions, got {config.head_dim}. Use {config.head_dim + 1}.")

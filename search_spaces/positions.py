@@ -8,14 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-EDGES = (0, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
-WINDOWS_AT_ONCE = 256
+FIRST_OCTAVE, TOKENS_AT_ONCE = 4, 16_384
 
 
 def loss_by_position(model: nn.Module, windows: Tensor) -> dict[str, float]:
     """Mean loss (nats/token) of each octave of positions in the windows, (windows, time + 1) token ids."""
-    losses = torch.cat([_losses(model, part) for part in torch.split(windows, WINDOWS_AT_ONCE)]).mean(0)
-    spans = [(first, min(last, len(losses))) for first, last in pairwise(EDGES) if first < len(losses)]
+    at_once = max(1, TOKENS_AT_ONCE // windows.shape[1])  # logits of a large vocabulary take gigabytes
+    losses = torch.cat([_losses(model, part) for part in torch.split(windows, at_once)]).mean(0)
+    edges = [0, *(edge for edge in (FIRST_OCTAVE * 2**n for n in range(32)) if edge < len(losses)), len(losses)]
+    spans = list(pairwise(edges))
     return {f"{first + 1}-{last}": float(losses[first:last].mean()) for first, last in spans}
 
 

@@ -212,6 +212,13 @@ def test_what_follows_from_a_ratio_or_from_tokens_is_the_config_that_states_it()
     assert {by_tokens.copy(context_length=length).tokens_per_step for length in (16, 32, 128, 512)} == {512}
 
 
+def test_a_config_that_was_saved_derives_its_sizes_anew_as_before(tmp_path: Path) -> None:
+    config = ExperimentConfig(family="llama", num_heads=4, head_dim=16, context_length=64, batch_tokens=512)
+    loaded = ExperimentConfig.load(config.save(tmp_path / "config.json"))
+    assert loaded.copy(context_length=32).batch_size == config.copy(context_length=32).batch_size == 16
+    assert loaded.copy(num_heads=2, hidden_size=64).num_kv_heads == 2
+
+
 def test_one_entry_of_the_overrides_is_changed_by_its_name() -> None:
     config = ExperimentConfig(model_overrides={"initializer_range": 0.06})
     assert config.copy(**{"model_overrides.layer_norm_epsilon": 1e-6}).model_overrides == {

@@ -27,7 +27,7 @@ ROOMS = {
     "errors": (set(), set()),
     "device": (set(), set()),
     "config": ({"atomic", "errors"}, {"pydantic"}),
-    "vocabulary": (set(), {"pydantic"}),
+    "vocabulary": ({"config"}, {"pydantic"}),
     "space_faults": ({"errors", "config", "vocabulary", "space"}, {"pydantic"}),  # space as a type alone
     "space": ({"errors", "config", "vocabulary", "space_faults"}, set()),
     "extensions": ({"errors", "config"}, {"torch"}),

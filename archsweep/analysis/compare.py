@@ -116,23 +116,25 @@ def compare_experiments(
 def _compare(source: Source, exponent: Exponent | None) -> Comparison:
     whole = _compare_all(source, exponent)
     if source.within is not None:
-        return _compare_within(whole, exponent)
-    carried = transfer.transfer(whole.table, whole.layout, source)
-    return replace(whole, verdict=named(transfer.sentence(carried), source)) if carried else whole
+        whole = _compare_within(whole)
+    elif carried := transfer.transfer(whole):
+        whole = replace(whole, verdict=named(transfer.sentence(carried), source))
+    so_far = "So far: " if (source.results["status"] == "unfinished").any() else ""
+    return replace(whole, verdict=so_far + whole.verdict)
 
 
-def _compare_within(whole: Comparison, exponent: Exponent | None) -> Comparison:
+def _compare_within(whole: Comparison) -> Comparison:
     """The comparison with the variants of each size of the compared budget tested among themselves, each size a family of its own."""
     source, field = whole.source, str(whole.source.within)
     targets = sorted(source.results[field].dropna().unique())
-    parts = {target: _compare_all(_part(source, field, target), exponent) for target in targets}
+    parts = {target: _compare_all(_part(source, field, target), whole.exponent) for target in targets}
     tested = pd.concat([part.table for part in parts.values()]).set_index("variant")
     table = whole.table.assign(**{name: tested[name].reindex(whole.table["variant"]).array for name in _WITHIN})
     table["verdict"] = tested["verdict"].reindex(table["variant"]).to_numpy()
     found = scaling(table, whole.layout) if source.metric == LOSS else None
     said = [f"At {amount(target)} {words(field)}: {_without(part.verdict, field, target)}" for target, part in parts.items()]
-    first = next(iter(parts.values()))
-    limits = tuple(named(each, source) for each in caveats(source, whole.settings, table, first.layout, whole.family))
+    # What would be found differs between the sizes, and stands beside each variant.
+    limits = tuple(named(each, source) for each in caveats(source, whole.settings, table, None, whole.family))
     return replace(
         whole,
         verdict=" ".join([*said, *(named(line, source) for line in growth(found))]),
@@ -178,13 +180,10 @@ def _compare_all(source: Source, exponent: Exponent | None) -> Comparison:
     table["verdict"] = verdicts(table, source.budgets, source.reference, source.margin)
     table["seeds_needed"] = seeds_to_find(table, layout, standard, family, is_tuned(tried))
     table["detectable"] = detectable(table, layout, standard, family)
-    so_far = "So far: " if (source.results["status"] == "unfinished").any() else ""
     verdict = search_sentence(source.search, table) if source.search else sentence(table, source, exponent)
     limits = tuple(named(caveat, source) for caveat in caveats(source, tried, table, layout, family))
     at_once = omnibus(layout) if layout else Omnibus(float("nan"), float("nan"))
-    return Comparison(
-        source.question, named(so_far + verdict, source), table, limits, pairs, tried, layout, source, family, exponent, at_once, rate
-    )
+    return Comparison(source.question, named(verdict, source), table, limits, pairs, tried, layout, source, family, exponent, at_once, rate)
 
 
 def _own_exponent(table: pd.DataFrame) -> Exponent | None:

@@ -62,7 +62,7 @@ def read_designs(comparison: Comparison, found: search.Found | None) -> Designs:
         importances,
         picks(comparison, found),
         scaling(comparison.table, comparison.layout) if comparison.source.metric == LOSS else None,  # the laws are of losses
-        transfer(comparison.table, comparison.layout, comparison.source),
+        transfer(comparison),
     )
 
 
@@ -186,8 +186,8 @@ def _transfer_section(found: Transfer | None) -> list[Section]:
     said = (
         f"Each {found.what} has tried every rate. What {found.first.name}'s best rate, {carried}, costs the others is the difference to "
         "their own best at the same seeds, with the error pooled over these variants alone; p-values are corrected for every rate that "
-        f"could have been picked (Bonferroni, {plural(found.tests, 'pair')}). Sensitivity is the mean of the losses at all rates minus the "
-        "lowest (Wortsman et al. 2023)."
+        f"could have been picked (Bonferroni, {plural(found.tests, 'pair')}). Each best was chosen on the seeds that test it, so a cost "
+        "looks slightly larger than it is. Sensitivity is the mean of the losses at all rates minus the lowest (Wortsman et al. 2023)."
     )
     header = (found.what, "parameters", "best LR", "audit", "loss there", f"loss at LR {carried}", "costs", "p", "sensitivity")
     rows = [_transfer_row(shape) for shape in found.shapes]
@@ -199,9 +199,9 @@ def _transfer_row(shape: Shape) -> tuple[str, ...]:
         shape.name,
         number(shape.parameters, "{:,.0f}".format),
         number(shape.best_rate, "{:g}".format),
-        "inside" if shape.edge is None else f"{shape.edge[0]}: add {shape.edge[1]:g}",
+        "inside" if shape.is_inside else f"{shape.edge}: add {shape.add:g}",
         number(shape.loss, loss),
-        number(shape.carried_loss, loss),
+        "diverged" if shape.diverged else number(shape.carried_loss, loss),
         number(shape.cost, lambda cost: decimals(cost, shape.half_width), half_of(shape.half_width)),
         number(shape.p, p_value),
         number(shape.sensitivity, loss),

@@ -49,7 +49,6 @@ def join(sources: Sequence[Source]) -> Source:
         results=kept[list(dict.fromkeys([*(column.name for column in RESULTS), *compare]))],
         curves=curves,
         folder=None,
-        within=None,
         command="; ".join(source.command for source in sources if source.command),
         search=None,
         early_stopping=" and ".join(dict.fromkeys(source.early_stopping for source in sources if source.early_stopping)),
@@ -71,7 +70,7 @@ def _tags(sources: Sequence[Source]) -> list[str]:
 def _refuse_unlike(sources: Sequence[Source], tags: Sequence[str]) -> None:
     first, *others = sources
     for tag, other in zip(tags[1:], others, strict=True):
-        for what in ("corpus", "metric", *_EVALUATION):
+        for what in ("corpus", "metric", "compared budget", *_EVALUATION):
             ours, theirs = _values(first, what), _values(other, what)
             if ours != theirs:
                 raise RecordError(
@@ -85,8 +84,8 @@ def _values(source: Source, what: str) -> list[str]:
     if what == "corpus":
         assert source.folder is not None, "only folders are joined"
         return [str(load_plan(source.folder)["corpus_id"])]
-    if what == "metric":
-        return [source.metric]
+    if what in ("metric", "compared budget"):
+        return [source.metric if what == "metric" else source.within or "none"]
     return sorted(map(str, source.results[what].dropna().unique()))
 
 

@@ -139,7 +139,7 @@ def _multiplicity(comparison: Comparison, tests: int) -> str:
         family = f"{'the' if tests == 1 else 'all'} {plural(tests, 'pair')}, because the best variant is known only after seeing the losses"
         better = "BETTER says that the best variant is better than that of the row"
     if (within := comparison.source.within) is not None:
-        family += f", among the variants of each size of the budget of {words(within)} by themselves"
+        family = f"the pairs of each size of the budget of {words(within)} ({tests} in all), each size a family of its own"
     return (
         f"P-values are corrected by Holm over {family}. {better}: a corrected p below .05; BUT SMALL where the difference is below "
         f"{margin} of the loss. EQUIVALENT is the outcome of two one-sided tests with that margin, corrected alike. Undecided is not the "

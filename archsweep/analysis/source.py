@@ -13,7 +13,7 @@ from archsweep.analysis.frames import ResultGrid, Roles, grid_frame, read_frame
 from archsweep.analysis.joined import join
 from archsweep.analysis.metric import LOSS, UNIT
 from archsweep.analysis.words import words
-from archsweep.config import DEFAULT_MARGIN, bare_name, fault_of_margin, label
+from archsweep.config import BUDGET, DEFAULT_MARGIN, bare_name, fault_of_margin, label
 from archsweep.errors import RecordError, nearest
 from archsweep.records import read
 from archsweep.records.files import load_plan
@@ -22,7 +22,7 @@ from archsweep.records.schema import COST, CURVES, RESULTS
 
 Given: TypeAlias = str | Path | pd.DataFrame | ResultGrid | Sequence[ExperimentResults] | Sequence[str | Path]
 NO_ROLES = Roles()
-BUDGET, VARIED_TOLERANCE = "budget.", 0.01  # how a plan names a budget that is compared, and how near each variant is to its own
+VARIED_TOLERANCE = 0.01  # how near each variant is to its own budget, where budgets are compared
 
 
 class BudgetRule(NamedTuple):
@@ -71,6 +71,7 @@ class Source:
     notes: tuple[str, ...] = ()  # what a reader must know of where the results came from
     reference: str | None = None  # the variant that all others are tested against; None: every pair is tested
     margin: float = DEFAULT_MARGIN  # the part of the loss below which two variants count as equal
+    several_alphabets: bool = False  # of one text, whose losses are in val_loss by the byte
     within: str | None = None  # the compared budget, at each of whose values variants are tested against each other
 
 
@@ -146,6 +147,7 @@ def read_sweep(folder: Path) -> Source:
         margin=plan.get("margin", DEFAULT_MARGIN),
         metric=LOSS if metric == "val_loss" else words(metric),
         unit=_UNITS[metric],
+        several_alphabets=metric == "bits_per_byte",
         within=within,
     )
 
@@ -209,7 +211,7 @@ _UNITS = {column.name: column.unit for column in RESULTS}
 
 
 def _refuse_different_corpora(source: Source) -> None:
-    if source.folder is not None and source.metric != LOSS:  # one text in several alphabets
+    if source.several_alphabets:
         return
     corpora = sorted(source.results["corpus_id"].dropna().unique())
     if len(corpora) > 1:

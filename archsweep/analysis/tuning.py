@@ -12,6 +12,8 @@ import pandas as pd
 from archsweep.errors import RecordError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from archsweep.analysis.compare import Comparison
 
 SETTING = ["variant", "learning_rate", "weight_decay", "tuned"]  # `tuned`: further settings in words, of results that are not a sweep's
@@ -138,18 +140,22 @@ def learning_rate_audit(table: pd.DataFrame, best: pd.DataFrame) -> pd.DataFrame
 
 def _audit(best: pd.Series, tried: list[tuple[float, float]]) -> tuple[str, str, float]:
     rates = sorted({rate for rate, decay in tried if pd.isna(best.weight_decay) or decay == best.weight_decay})
+    return (best.variant, *edge_of(best.learning_rate, rates))
+
+
+def edge_of(best: float, rates: Sequence[float]) -> tuple[str, float]:
+    """At which edge of the rates that were tried, in their order, the best one lies; and the rate to add, at the grid's own spacing."""
     if len(rates) < 2:
-        return best.variant, "not tuned", float("nan")
-    if best.learning_rate == rates[0]:
-        return best.variant, "lowest", beyond(rates[0], rates[1])
-    if best.learning_rate == rates[-1]:
-        return best.variant, "highest", beyond(rates[-1], rates[-2])
-    return best.variant, "none", float("nan")
+        return "not tuned", float("nan")
+    if best == rates[0]:
+        return "lowest", _rounded(rates[0] ** 2 / rates[1])
+    if best == rates[-1]:
+        return "highest", _rounded(rates[-1] ** 2 / rates[-2])
+    return "none", float("nan")
 
 
-def beyond(edge: float, inner: float) -> float:
-    """The rate to add beyond the edge of a grid, as far from it as its neighbour."""
-    return float(f"{edge**2 / inner:.2g}")
+def _rounded(rate: float) -> float:
+    return float(f"{rate:.2g}")
 
 
 def at_common_rate(table: pd.DataFrame, best: pd.DataFrame) -> tuple[float, pd.Series]:

@@ -31,7 +31,7 @@ class Cost(BaseModel):
     flops_per_token: int
     train_tokens: int
     flops: int
-    kv_bytes_per_token: int = 0  # a plan of before it was counted has none
+    kv_bytes_per_token: int | None = None  # a plan of before it was counted has none
     work: int  # relative time: what orders trials and tells how much of a sweep is left
 
 
@@ -68,9 +68,16 @@ def cost(config: ExperimentConfig) -> Cost:
         flops_per_token=per_token,
         train_tokens=tokens,
         flops=per_token * tokens,
-        kv_bytes_per_token=2 * 2 * config.num_layers * config.num_kv_heads * config.head_dim,
+        kv_bytes_per_token=_kv_bytes_per_token(config),
         work=tokens * work_per_token(config),
     )
+
+
+def _kv_bytes_per_token(config: ExperimentConfig) -> int:
+    """Keys and values of every layer, in 16 bits."""
+    model = config.get_model_config_dict()
+    heads: int = model.get("num_key_value_heads", config.num_kv_heads)
+    return 2 * 2 * config.num_layers * heads * config.head_dim
 
 
 def work_per_token(config: ExperimentConfig) -> int:

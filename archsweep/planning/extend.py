@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from archsweep.config import NOT_CONTENT, OVERRIDE, ExperimentConfig, Replica, label
+from archsweep.config import BUDGET, NOT_CONTENT, OVERRIDE, ExperimentConfig, Replica, label
 from archsweep.errors import SpaceError
 from archsweep.planning.plan import Plan, Trial, in_order
-from archsweep.vocabulary import BUDGET
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -14,11 +14,11 @@ from math import floor, log10
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from archsweep.config import NAME_PATTERN, OVERRIDE, ExperimentConfig, bare_name
+from archsweep.config import BUDGET, NAME_PATTERN, OVERRIDE, ExperimentConfig, bare_name
 from archsweep.errors import ArchsweepError, SpaceError, nearest
 from archsweep.planning.cost import amount
 from archsweep.space import Space
-from archsweep.vocabulary import BUDGET, Choice, IntRange, Values, values_of, with_values
+from archsweep.vocabulary import Choice, IntRange, Values, values_of, with_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -91,7 +91,8 @@ def rebase(space: Space, base: ExperimentConfig) -> Space:
     A budget becomes the base's own count, and rates, sizes and compared budgets are scaled with the base's own, all rounded to two
     significant figures, sizes to whole parts of the base's own. Seconds, layers and heads stay.
     """
-    base = base.copy(**_own_settings(space.base, base))
+    own = _own_settings(space.base, base)
+    base = base.copy(**own | ({"tokenizer": "bpe"} if "vocab_size" in space.compare else {}))  # whose size is what is compared
     budgets = tuple(_rebudget(budget, base) for budget in space.budgets)
     budget = budgets if len(budgets) > 1 else next(iter(budgets), None)
     scale = _Scale(space.base, base)
@@ -106,10 +107,11 @@ def _own_settings(asked: ExperimentConfig, base: ExperimentConfig) -> dict[str, 
     scale = _Scale(written_with, base)
     also_there = {name: getattr(written_with, name) for name in written_with.model_fields_set}
     own = {name: getattr(asked, name) for name in asked.model_fields_set if getattr(asked, name) != also_there.get(name)}
-    overrides = {
-        OVERRIDE + name: value for name, value in own.pop("model_overrides", {}).items() if name not in written_with.model_overrides
-    }
-    return {name: scale.value(name, value) for name, value in own.items()} | overrides
+    overrides = own.pop("model_overrides", {}).items()
+    own |= {OVERRIDE + name: value for name, value in overrides if value != written_with.model_overrides.get(name)}
+    if "eval_tokens" in own:  # longer windows need no fewer of them
+        own["eval_tokens"] = max(own["eval_tokens"], base.eval_tokens)
+    return {name: scale.value(name, value) for name, value in own.items()}
 
 
 class _Scale(NamedTuple):

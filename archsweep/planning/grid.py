@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
-from archsweep.config import OVERRIDE, ExperimentConfig
+from archsweep.config import BUDGET, OVERRIDE, ExperimentConfig
 from archsweep.errors import ConfigError, SpaceError
-from archsweep.vocabulary import ALPHABET, BUDGET, STEP_FIELDS, TEXT_FIELDS, Choice, When, values_of
+from archsweep.vocabulary import ALPHABET, STEP_FIELDS, TEXT_FIELDS, Choice, When, values_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -89,9 +89,10 @@ def variant_of(space: Space, values: dict[str, JsonValue]) -> Variant | Refusal:
 
 def _room(base: ExperimentConfig, values: dict[str, JsonValue]) -> int:
     """A max_tokens with which the variant can exist until the budget sets it: at least a step in each of its epochs."""
-    names = [name for name in STEP_FIELDS if base.batch_tokens is None or name not in ("batch_size", "context_length")]
+    stated = None if "batch_size" in values else values.get("batch_tokens", base.batch_tokens)
+    names = STEP_FIELDS if stated is None else ("batch_tokens", "gradient_accumulation_steps")
     factors = (values.get(name, getattr(base, name)) for name in ("num_epochs", *names))
-    tokens = prod(factor for factor in factors if isinstance(factor, int)) * (base.batch_tokens or 1)
+    tokens = prod(factor for factor in factors if isinstance(factor, int))
     return max(base.max_tokens or tokens, tokens)
 
 

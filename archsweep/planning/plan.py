@@ -182,6 +182,13 @@ def _first_points(plan: Plan, space: Space) -> Plan:
 def _whole_grid(plan: Plan, space: Space, speed: Speed | None) -> dict[str, object]:
     variants = settled(space, grid(space), speed)
     trials = [trial_of(plan, space, variant) for variant in variants if isinstance(variant, Variant)]
+    first: dict[str, Trial] = {}
+    for trial in trials:
+        if (same := first.setdefault(trial.id, trial)) is not trial:
+            raise SpaceError(
+                f"{plan.name}: {same.label} and {trial.label} must be different models, and they are one: what is compared is changed by "
+                "nothing else than its name, as derive, the budget or an override has the last word. Compare another field."
+            )
     return {
         "trials": tuple(in_order(trials, plan.early_stopping)),
         "refused": tuple(variant for variant in variants if isinstance(variant, Refusal)),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import archsweep
@@ -79,7 +80,7 @@ def test_the_page_of_several_budgets_says_so(tmp_path: Path) -> None:
     folder = two_budgets(tmp_path / "s")
     generate_summary_report(folder)
     markdown = (folder / "report.md").read_text()
-    assert "among the variants of each size of the budget of FLOPs by themselves" in markdown
+    assert "the pairs of each size of the budget of FLOPs (6 in all), each size a family of its own" in markdown
     assert "figures/differences.png" not in markdown
     assert "1.843e+11 FLOPs, within 1.0% (3 variants)" in markdown
 
@@ -143,13 +144,53 @@ def test_what_the_carried_rate_costs_is_a_tested_difference(tmp_path: Path) -> N
     )
     comparison = compare_experiments(set_rates(folder))
     # 64 has 3.3 at its own .002 and 3.4 at 16's .004: .1 by hand, and the means of the planted noise are nothing
-    assert "The learning rate does not carry over: hidden_size=16's best, 0.004, costs hidden_size=64 0.100 ± " in comparison.verdict
+    assert (
+        "The learning rate does not carry over: hidden_size=16's best learning rate, 0.004, costs hidden_size=64 0.100 ± "
+        in comparison.verdict
+    )
     assert "Best rates: 0.004 at hidden_size=16, 0.002 at hidden_size=64." in comparison.verdict
     generate_summary_report(folder)
     markdown = (folder / "report.md").read_text()
     assert "Does the learning rate carry over?" in markdown
     assert "| hidden\\_size=64" in markdown or "| hidden_size=64" in markdown
     assert "figures/transfer.png" in markdown
+
+
+def diverging(folder: Path, at: set[tuple[int, float]]) -> Path:
+    """Four rates; 16 is best at .004, 64 at .002 of those it finishes; replicas of (width, rate) in `at` diverge."""
+    losses = {16: (3.7, 3.6, 3.5, 3.8), 64: (3.5, 3.3, 3.4, 3.6)}
+    rates = (1e-3, 2e-3, 4e-3, 8e-3)
+
+    def loss(variant: Mapping[str, Any], rate: float, seed: int) -> float | None:
+        width, own = variant["hidden_size"], variant["learning_rate"]
+        return None if (width, own) in at else losses[width][rates.index(own)] + noisy(rates.index(own), seed)
+
+    variants = [{"hidden_size": width, "learning_rate": rate} for width, rate in product(losses, rates)]
+    return set_rates(write_sweep(folder, variants, loss, rates=(1e-3,), parameters=lambda variant: 500 * variant["hidden_size"]))
+
+
+def test_a_carried_rate_that_diverges_does_not_carry_over(tmp_path: Path) -> None:
+    verdict = compare_experiments(diverging(tmp_path / "s", {(64, 4e-3), (64, 8e-3)})).verdict
+    assert "does not carry over: hidden_size=16's best learning rate, 0.004, diverges at hidden_size=64." in verdict
+    assert "No verdict" not in verdict  # the rates that diverged bound its best one, .002, from above
+    assert "nan" not in verdict
+
+
+def test_a_report_on_rates_while_they_train_says_so_far(tmp_path: Path) -> None:
+    folder = diverging(tmp_path / "s", set())
+    last = json.loads((folder / "plan.json").read_text())["trials"][0]["id"]
+    (folder / "trials" / last / "records.jsonl").unlink()
+    (folder / "trials" / last / "results.json").unlink()
+    assert compare_experiments(folder).verdict.startswith("So far: The learning rate does not carry over")
+
+
+def test_rates_of_a_dataframe_without_sizes_are_compared_like_anything_else() -> None:
+    rows = [
+        {"optimizer": name, "learning_rate": rate, "seed": seed, "val_loss": 3 + rate + 0.01 * seed + noisy(seed, seed)}
+        for name, rate, seed in product(("adam", "sgd"), (0.1, 0.2), range(3))
+    ]
+    verdict = compare_experiments(pd.DataFrame(rows), compare=["optimizer", "learning_rate"]).verdict
+    assert "carry over" not in verdict
 
 
 # Alphabets.

@@ -283,3 +283,9 @@ def test_a_reference_that_is_not_trained_is_refused_before_anything_is() -> None
             reference={"num_layers": 2, "num_heads": 4},
             constrain=lambda config: "too deep" if config.num_layers == 2 else None,
         )
+
+
+def test_one_model_under_two_names_is_refused() -> None:
+    one = Space(base=BASE, compare={"ffn_ratio": Choice(2, 4)}, derive=lambda config: config.copy(ffn_size=64, ffn_ratio=config.ffn_ratio))
+    with pytest.raises(SpaceError, match="ffn_ratio=2 and ffn_ratio=4 must be different models, and they are one"):
+        make_plan("one", "", one, "corpus")

@@ -106,6 +106,12 @@ def test_a_part_that_is_not_there_is_refused(parts: dict[str, str], told: str) -
         built(**parts)
 
 
+@pytest.mark.parametrize(("field", "value"), [("num_kv_heads", 2), ("dropout", 0.1)])
+def test_a_field_that_it_would_not_heed_is_refused(field: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=f"{field} must be"):
+        build(ExperimentConfig(family="search_spaces.parts:build", **(SIZES | {field: value})))  # type: ignore[arg-type]
+
+
 def test_loss_by_position_is_the_mean_loss_of_each_octave() -> None:
     model, windows = built(), torch.randint(300, (7, 17))
     with torch.no_grad():  # as metrics are called
