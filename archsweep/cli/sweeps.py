@@ -140,12 +140,12 @@ def plan(
 def report(sweep: Sweep, *, results: Results = "results") -> int:
     """Write a sweep's report from its records, whether it has ended or not."""
     from archsweep import pipeline
-    from archsweep.records.remote import push
+    from archsweep.running import mirror
 
     folder = _sweep_at(sweep, results)
     pipeline.collect(folder)
     _print_comparison(*pipeline.report(folder), terminal())
-    push(folder)
+    mirror.share(folder)
     return 0
 
 
@@ -156,13 +156,13 @@ def compare(
 ) -> int:
     """Answer what several sweeps of one corpus, tokenizer and evaluation say together, whether they have ended or not."""
     from archsweep import pipeline
-    from archsweep.records.remote import push
+    from archsweep.running import mirror
 
     if len(sweeps) < 2:
         raise SpaceError(f"compare joins two sweeps or more, got {len(sweeps)}. The report of one is python -m archsweep report SWEEP.")
     folder = output or pipeline.results_root(results) / "summary"
     _print_comparison(*pipeline.compare([_sweep_at(sweep, results) for sweep in sweeps], folder), terminal())
-    push(folder)
+    mirror.share(folder)
     return 0
 
 
@@ -228,14 +228,14 @@ def status(
     """Tell how far a sweep is, also while it runs elsewhere."""
     from archsweep import pipeline
     from archsweep.records import remote
-    from archsweep.running import watch
+    from archsweep.running import mirror, watch
 
     if address is not None:
         return tell_jobs(head_at(address, insecure), sweep, json)
     if sweep is None:
         root = pipeline.results_root(results)
         for folder in remote.sweeps(root):
-            remote.pull(folder, large=False)
+            mirror.refresh(folder)
         for line in watch.list_sweeps(root, json) or [f"no sweeps in {results}"]:
             say(line)
         return 0
@@ -297,7 +297,7 @@ def clean(
     results: Results = "results",
 ) -> int:
     """Show what a sweep's folder can do without, and remove it after a yes. Records, results and plan stay."""
-    from archsweep.records.remote import push
+    from archsweep.running import mirror
     from archsweep.running.clean import removable, remove
 
     folder = _sweep_at(sweep, results, large=True)
@@ -308,7 +308,7 @@ def clean(
         if found and (yes or _agreed("Remove them?")):
             remove(found)
             say("removed")
-    push(folder)
+    mirror.share(folder, removes=True)
     return 0
 
 
@@ -373,12 +373,12 @@ def _run(
 def _sweep_at(sweep: str, results: str, *, large: bool = False) -> Path:
     """The sweep's folder, as its store has it where its results are in one; checkpoints and models only where `large`."""
     from archsweep import pipeline
-    from archsweep.records.remote import pull
+    from archsweep.running import mirror
 
     if Path(sweep).is_dir():
         return Path(sweep).resolve()
     folder = pipeline.sweep_folder(pipeline.results_root(results), sweep)
-    pull(folder, large)
+    mirror.refresh(folder, large)
     return folder
 
 

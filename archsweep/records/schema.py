@@ -14,6 +14,7 @@ TENSORBOARD_FOLDER = "tensorboard"  # there too: a run per replica
 TRIALS_FOLDER = "trials"
 PLAN_FILE, RESULTS_FILE, CURVES_FILE = "plan.json", "results.parquet", "curves.parquet"  # in the sweep's folder
 LOG_FILE, PROGRESS_FILE = "sweep.log", "progress.json"  # there too: what was said, and how far it is
+LOCK_FILE = ".lock"  # there too: who runs it, empty where nobody does
 JOURNAL_FILE = "optuna.journal"  # there too, of a search: for optuna's own tools
 
 Status = Literal["finished", "diverged", "pruned", "stopped", "failed", "unfinished"]

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from archsweep.atomic import OTHER_RESULTS, must_be_writable, write_atomically
 from archsweep.errors import MachineError
 from archsweep.records.remote import uri_of
+from archsweep.records.schema import LOCK_FILE as LOCK_FILE
 from archsweep.records.schema import PROGRESS_FILE
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import TextIO
 
-LOCK_FILE, STOP_FILE = ".lock", "stop"
+STOP_FILE = "stop"
 TRIES, TRY_SECONDS = 5, 0.05  # who only looks holds the lock for a moment
 SIGN_OF_LIFE_SECONDS = 60.0  # a driver on another host, whose lock may not show here, writes its progress every two
 
@@ -78,6 +79,15 @@ def owner(folder: Path) -> Owner | None:
     except OSError:
         return None
     return _owner_elsewhere(folder)
+
+
+def is_held_here(folder: Path) -> bool:
+    """Whether a process of this machine runs the sweep, so that its folder here is the truth and a copy elsewhere is behind."""
+    try:
+        with open(folder / LOCK_FILE) as lock:
+            return not _take(lock, fcntl.LOCK_SH, 1)
+    except OSError:
+        return False
 
 
 def ask_to_stop(folder: Path, runner: Owner) -> None:

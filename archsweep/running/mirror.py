@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -9,36 +10,52 @@ from typing import TYPE_CHECKING
 from archsweep.errors import MachineError
 from archsweep.records import remote
 from archsweep.running.background import repeating
-from archsweep.running.lock import STOP_FILE, last_sign, owner
+from archsweep.running.lock import SIGN_OF_LIFE_SECONDS, STOP_FILE, is_held_here, last_owner, last_sign, owner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from archsweep.running.lock import Owner
+
 STEP_SECONDS = 5.0
+LATELY_SECONDS = 600.0
+
+
+def refresh(folder: Path, large: bool = False) -> None:
+    """Bring the folder to the state of its copy, to be looked at; one that a driver of this machine has is ahead of it already."""
+    if not is_held_here(folder):
+        remote.pull(folder, large)
+
+
+def share(folder: Path, removes: bool = False) -> None:
+    """Bring the copy to the state of the folder, as `remote.push`; where a driver of this machine has it, that does so."""
+    if not is_held_here(folder):
+        remote.push(folder, removes)
 
 
 @contextmanager
 def pushed(folder: Path, say: Callable[[str], object]) -> Iterator[None]:
     """Begin with the copy's state, and bring it to the folder's every few seconds and at the end; without a copy nothing happens.
 
-    A store that does not answer for a while is told to `say`. Raises MachineError where it does not at the beginning or the end.
+    A store that does not answer for a while is told to `say`. Raises MachineError where it does not at the beginning or the end. A folder
+    that another driver of this machine has is left alone: the run is refused.
     """
-    if remote.uri_of(folder) is None:
+    if remote.uri_of(folder) is None or is_held_here(folder):
         yield
         return
     remote.pull(folder)
-    _wait_for_the_dead(folder)
+    _wait_for_the_dead(folder, say)
 
     def step() -> None:
-        remote.push(folder)
+        remote.push(folder, removes=True)
         remote.pull_file(folder, STOP_FILE)  # another machine asks the run to stop by putting it there
 
     try:
         with repeating(STEP_SECONDS, _patiently(step, say)):
             yield
     finally:
-        remote.push(folder)
+        remote.push(folder, removes=True)
 
 
 @contextmanager
@@ -47,19 +64,30 @@ def pulled(folder: Path, say: Callable[[str], object]) -> Iterator[None]:
     if remote.uri_of(folder) is None:
         yield
         return
-    remote.pull(folder, large=False)
-    with repeating(STEP_SECONDS, _patiently(lambda: remote.pull(folder, large=False), say)):
+    refresh(folder)
+    with repeating(STEP_SECONDS, _patiently(lambda: refresh(folder), say)):
         yield
 
 
-def _wait_for_the_dead(folder: Path) -> None:
-    """Go on where nobody runs the sweep. Raises MachineError where a driver elsewhere shows signs of life: a store knows no locks."""
-    sign = last_sign(folder)
-    while (other := owner(folder)) is not None:
+def _wait_for_the_dead(folder: Path, say: Callable[[str], object]) -> None:
+    """Go on where nobody runs the sweep: a store knows no locks, so a driver that left no word is given time to show a sign of life.
+
+    By this process's own clock: that of the store, or of another machine, may be another. Raises MachineError where the driver lives.
+    """
+    sign, end, told = last_sign(folder), time.monotonic() + SIGN_OF_LIFE_SECONDS, False
+    while (other := last_owner(folder)) and (owner(folder) or _may_live(other, sign)) and time.monotonic() < end:
         if last_sign(folder) > sign:
             raise MachineError(f"{folder.name} is being run by {other}. Wait for it, or stop it: python -m archsweep stop {folder.name}.")
+        if not told:
+            say(f"{folder.name} was last run by {other}, which left no word: waiting up to {SIGN_OF_LIFE_SECONDS:.0f} s for a sign of life")
+            told = True
         time.sleep(STEP_SECONDS)
         remote.pull(folder)
+
+
+def _may_live(other: Owner, sign: float) -> bool:
+    """Whether a driver of another machine may still live, by whatever clock set the time of its last sign."""
+    return other.host != socket.gethostname() and abs(time.time() - sign) < LATELY_SECONDS
 
 
 def _patiently(step: Callable[[], None], say: Callable[[str], object]) -> Callable[[], None]:

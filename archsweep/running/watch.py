@@ -12,9 +12,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from archsweep.config import label
 from archsweep.errors import ArchsweepError, RecordError, nearest
 from archsweep.records.files import load_plan
-from archsweep.records.remote import push, root_uri
+from archsweep.records.remote import root_uri
 from archsweep.records.schema import LOG_FILE, PLAN_FILE, PROGRESS_FILE, TRIALS_FOLDER
 from archsweep.records.write import recorded_outcome
+from archsweep.running import mirror
 from archsweep.running.lock import Owner, ask_to_stop, last_owner, owner
 from archsweep.running.recorder import ERROR_FILE
 from archsweep.running.snapshot import Best, Counts, RunningTrial, Snapshot, state_of, time_left
@@ -148,7 +149,7 @@ def stop(folder: Path, say: Callable[[str], object]) -> None:
         say(f"{folder.name} is not being run")
         return
     ask_to_stop(folder, asked)
-    push(folder)
+    mirror.share(folder)
     say(f"asked {asked} to stop: it saves its trials first")
     while owner(folder) == asked:
         time.sleep(LOOK_SECONDS)

@@ -59,7 +59,7 @@ def test_two_machines_that_take_turns_see_the_same_files(
         for name, content in edits:
             edit(folder, name, content, at)
             before = {**before, name: content} if content is not None else {key: kept for key, kept in before.items() if key != name}
-        remote.push(folder)
+        remote.push(folder, removes=True)
         assert tree(folder) == before, turn
         assert tree(Path(home / "store" / "sweep")) == before
     remote.pull(two)
@@ -75,6 +75,83 @@ def test_what_was_written_after_the_last_push_is_not_overwritten(tmp_path: Path)
     assert (folder / "trials/a/records.jsonl").read_bytes() == b"1\n2\n"
     remote.push(folder)
     assert (tmp_path / "store/sweep/trials/a/records.jsonl").read_bytes() == b"1\n2\n"
+
+
+def test_rows_that_a_cut_push_did_not_note_are_not_overwritten(tmp_path: Path) -> None:
+    """The copy has row 1, and nobody noted that; the run has written two more since: its machine was cut off in the middle of a push."""
+    folder = machine(tmp_path, (tmp_path / "store").as_uri())
+    edit(folder, "trials/a/records.jsonl", b"1\n", at := [1_700_000_000 * 10**9])
+    remote.push(folder)
+    (folder / remote.SYNCED_FILE).unlink()
+    edit(folder, "trials/a/records.jsonl", b"1\n2\n3\n", at)
+    edit(folder, "trials/a/results.json", b"{}", at)
+    remote.pull(folder)
+    assert (folder / "trials/a/records.jsonl").read_bytes() == b"1\n2\n3\n"
+    remote.push(folder)
+    assert tree(tmp_path / "store/sweep") == tree(folder)
+
+
+def test_rows_that_another_machine_has_added_are_brought_though_ours_were_never_noted(tmp_path: Path) -> None:
+    uri, at = (tmp_path / "store").as_uri(), [1_700_000_000 * 10**9]
+    one, two = machine(tmp_path / "one", uri), machine(tmp_path / "two", uri)
+    edit(one, "trials/a/records.jsonl", b"1\n", at)
+    remote.push(one)
+    (one / remote.SYNCED_FILE).unlink()
+    remote.pull(two)
+    edit(two, "trials/a/records.jsonl", b"1\n2\n", at)
+    remote.push(two)
+    remote.pull(one)
+    assert (one / "trials/a/records.jsonl").read_bytes() == b"1\n2\n"
+
+
+@given(rows=st.lists(st.binary(min_size=1, max_size=5), max_size=6), noted=st.booleans(), pushed=st.integers(0, 6))
+@settings(deadline=None, max_examples=40)
+def test_whatever_was_pushed_and_noted_no_row_is_lost(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[bytes], noted: bool, pushed: int
+) -> None:
+    home, at = tmp_path_factory.mktemp("store"), [1_700_000_000 * 10**9]
+    folder = machine(home / "here", (home / "store").as_uri())
+    edit(folder, "trials/a/records.jsonl", b"".join(rows[:pushed]), at)
+    remote.push(folder)
+    if not noted:
+        (folder / remote.SYNCED_FILE).unlink()
+    edit(folder, "trials/a/records.jsonl", b"".join(rows), at)
+    remote.pull(folder)
+    assert (folder / "trials/a/records.jsonl").read_bytes() == b"".join(rows)
+
+
+def test_what_is_only_missing_here_stays_in_the_store(tmp_path: Path) -> None:
+    uri, at = (tmp_path / "store").as_uri(), [1_700_000_000 * 10**9]
+    folder = machine(tmp_path / "here", uri)
+    for name in ("plan.json", "trials/a/model/model.safetensors"):
+        edit(folder, name, b"x", at)
+    remote.push(folder)
+    edit(folder, "trials/a/model/model.safetensors", None, at)  # somebody has made room in the cache
+    remote.pull(folder, large=False)
+    remote.push(folder)
+    assert set(tree(tmp_path / "store/sweep")) == {"plan.json", "trials/a/model/model.safetensors"}
+
+
+def test_a_removal_that_was_cut_short_does_not_stop_later_pushes(tmp_path: Path) -> None:
+    folder = machine(tmp_path, (tmp_path / "store").as_uri())
+    for name in NAMES:
+        edit(folder, name, b"x", at := [1_700_000_000 * 10**9])
+    remote.push(folder)
+    edit(folder, NAMES[-1], None, at)
+    (tmp_path / "store/sweep" / NAMES[-1]).unlink()  # and the machine was cut off
+    edit(folder, "plan.json", b"new", at)
+    remote.push(folder, removes=True)
+    assert tree(tmp_path / "store/sweep") == tree(folder)
+
+
+def test_a_lock_comes_first_and_its_release_after_all_that_the_run_has_left() -> None:
+    files = {"trials/a/results.json": [9, 2], "trials/a/records.jsonl": [9, 2], "plan.json": [9, 2]}
+    running, ended = (
+        sorted(stamps, key=lambda name: remote._turn(name, stamps[name]))
+        for stamps in (files | {".lock": [9, 80]}, files | {".lock": [9, 0]})
+    )
+    assert running == [".lock", "plan.json", "trials/a/records.jsonl", "trials/a/results.json"]
+    assert ended == ["plan.json", "trials/a/records.jsonl", "trials/a/results.json", ".lock"]
 
 
 def test_a_log_that_is_followed_grows_under_its_reader(tmp_path: Path) -> None:
@@ -131,9 +208,12 @@ def test_a_uri_of_no_store_is_refused_with_the_kinds_there_are(tmp_path: Path, u
         remote.local_root(uri, tmp_path)
 
 
-def test_a_password_in_a_uri_is_refused_and_not_repeated(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "uri", ["s3://key:hidden@bucket/path", "s3://key:hid/hidden@bucket/path", "abfs://container/path?client_secret=hidden"]
+)
+def test_a_password_in_a_uri_is_refused_and_not_repeated(tmp_path: Path, uri: str) -> None:
     with pytest.raises(ConfigError, match="AWS_SECRET_ACCESS_KEY") as refused:
-        remote.local_root("s3://key:hidden@bucket/path", tmp_path)
+        remote.local_root(uri, tmp_path)
     assert "hidden" not in str(refused.value)
 
 
@@ -157,7 +237,7 @@ def test_a_store_that_speaks_s3_keeps_what_a_folder_has(tmp_path: Path, s3: Call
     remote.pull(reader)
     assert tree(reader) == tree(driver) == {name: name.encode() for name in NAMES}
     edit(driver, "plan.json", None, at)
-    remote.push(driver)
+    remote.push(driver, removes=True)
     remote.pull(reader)
     assert tree(reader) == tree(driver)
     assert [folder.name for folder in remote.sweeps(remote.local_root(uri, tmp_path / "another"))] == ["sweep"]

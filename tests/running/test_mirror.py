@@ -108,7 +108,12 @@ def test_a_driver_elsewhere_that_shows_signs_of_life_is_not_joined_by_a_second_o
     with mirror.pushed(folder, said.append):
         (folder / "plan.json").write_text("{}")
     assert (lock.parent / "plan.json").read_text() == "{}"
-    assert said == []
+    lock.write_text(owner)  # a moment ago, by whatever clock: only silence tells
+    monkeypatch.setattr(mirror, "SIGN_OF_LIFE_SECONDS", 0.3)
+    with mirror.pushed(folder, said.append):
+        (folder / "mark").touch()
+    assert (lock.parent / "mark").exists()
+    assert [line.split(",")[0] for line in said] == ["sweep was last run by process 1 on elsewhere since 2026-01-01 00:00:00"] * 2
 
 
 def test_a_request_to_stop_leaves_the_store_with_the_run_that_it_was_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,6 +136,25 @@ def test_a_request_to_stop_leaves_the_store_with_the_run_that_it_was_for(tmp_pat
             time.sleep(0.01)
         assert asked_to_stop(folder) is None
     assert not (store / STOP_FILE).exists()
+
+
+def test_looking_leaves_the_folder_of_a_driver_here_alone(tmp_path: Path) -> None:
+    """Its rows are ahead of the copy's, and what it has not noted yet must not be taken for old."""
+    store = tmp_path / "store"
+    folder = remote.local_root(store.as_uri(), tmp_path / "here") / "sweep"
+    rows = folder / "trials" / "a" / "records.jsonl"
+    with locked(folder):
+        rows.parent.mkdir(parents=True)
+        rows.write_text("one\n")
+        remote.push(folder)
+        (store / "sweep" / "trials" / "a" / "records.jsonl").write_text("another\n")
+        mirror.refresh(folder, large=True)
+        with mirror.pulled(folder, pytest.fail), mirror.pushed(folder, pytest.fail):
+            assert rows.read_text() == "one\n"
+        mirror.share(folder)
+        assert (store / "sweep" / "trials" / "a" / "records.jsonl").read_text() == "another\n"
+    mirror.refresh(folder, large=True)
+    assert rows.read_text() == "another\n"
 
 
 def test_a_store_that_is_away_for_a_while_is_said_once_and_has_everything_in_the_end(
