@@ -159,9 +159,8 @@ def print_log(head: Head, sweep: str, follow: bool, trial: str | None) -> int:
         raise SpaceError("--trial reads a sweep's folder here: fetch it first. What the job said is printed without it.")
     job = jobs.find_job(head, sweep)
     if follow:
-        _followed(head, job)
-    else:
-        say(jobs.read_log(head, job.submission_id), end="")
+        return EXIT_INTERRUPTED if _followed(head, job) == EXIT_INTERRUPTED else 0  # what the job ended with is its own
+    say(jobs.read_log(head, job.submission_id), end="")
     return 0
 
 

@@ -31,7 +31,7 @@ def node_types() -> list[NodeType]:
         except (ValueError, TypeError, AttributeError):
             example = '[[4, {"CPU": 8, "GPU": 1}]] for at most four nodes of a kind'
             raise MachineError(f"{VARIABLE} must be a JSON list as {example}, got {told!r}.") from None
-    return next((_configured(path) for path in _configurations()), [])
+    return next((kinds for path in _configurations() if (kinds := _configured(path))), [])
 
 
 def _configurations() -> list[Path]:
@@ -43,7 +43,8 @@ def _configurations() -> list[Path]:
         except OSError:  # it has ended
             continue
         if any(word.endswith("monitor.py") for word in words):
-            found += [Path(word.partition("=")[2]) for word in words if word.startswith("--autoscaling-config=")]
+            given = [word.partition("=")[2] for word in words if word.startswith("--autoscaling-config=")]
+            found += [Path(path).expanduser() for path in given]  # as Ray's monitor does: its launcher writes ~
     return found
 
 
@@ -55,5 +56,5 @@ def _configured(path: Path) -> list[NodeType]:
         kinds = config["available_node_types"]
         named = {name: kind.get("resources") or {} for name, kind in kinds.items() if name != config.get("head_node_type")}
         return [NodeType(resources, kinds[name].get("max_workers", config.get("max_workers", 0))) for name, resources in named.items()]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, yaml.YAMLError):
         return []

@@ -58,10 +58,11 @@ class Carrier(NamedTuple):
 
     def train(self, trial: Trial, corpus_id: str, storage: Storage, threads: int, gpu_share: float) -> Generator[Report, None, None]:
         """As `train_trial`; what the trial needs is here before it begins, and what it keeps is there before it reports."""
+        if self.keeper is not None:
+            receive_corpus(corpus_id, storage, self._corpus)  # into this machine's cache, which a shared disk of results need not hold
         if self.keeper is None or self._shares_disk():
             yield from train_trial(trial, corpus_id, storage, threads, self.home / trial.id, gpu_share)
             return
-        receive_corpus(corpus_id, storage, self._corpus)
         with TemporaryDirectory(prefix="archsweep-trial-") as scratch:
             folder = Path(scratch, trial.id)
             replace(folder, kept := self._ask("kept", trial.id), set(kept))
@@ -110,7 +111,11 @@ def make_carrier(home: Path, storage: Storage, keeps: bool) -> Carrier:
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     mark = (home.parent / LOCK_FILE).read_text()
-    return Carrier(home, mark, ray.remote(Keeper).options(num_cpus=0, scheduling_strategy=here).remote(home, storage))
+    return Carrier(
+        home,
+        mark,
+        ray.remote(Keeper).options(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here).remote(home, storage),
+    )
 
 
 def stamps(folder: Path) -> Stamps:

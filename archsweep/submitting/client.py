@@ -22,8 +22,8 @@ SILENCE_SECONDS = 60.0  # of a log, after which its connection may be one that w
 
 def submit(head: Head, request: Request, archive: Path, submission_id: str) -> str:
     """Send the package and start a job of this id, which is returned. Raises MachineError."""
-    with _client(head) as client:
-        try:
+    try:
+        with _client(head) as client:
             return str(
                 client.submit_job(
                     entrypoint=request.entrypoint,
@@ -32,8 +32,8 @@ def submit(head: Head, request: Request, archive: Path, submission_id: str) -> s
                     metadata=dict(request.metadata),
                 )
             )
-        except Exception as error:  # Ray raises a RuntimeError with the server's whole traceback
-            raise MachineError(f"{head.address.url} did not take the job: {_last_line(error)}") from error
+    except Exception as error:  # Ray raises a RuntimeError with the server's whole traceback
+        raise MachineError(f"{head.address.url} did not take the job: {_last_line(error)}") from error
 
 
 def tail(head: Head, submission_id: str, skip: int, write: Callable[[str], object]) -> int:
@@ -51,16 +51,30 @@ def tail(head: Head, submission_id: str, skip: int, write: Callable[[str], objec
                 while True:
                     async with asyncio.timeout(SILENCE_SECONDS):
                         text = await anext(lines)
-                    write(text[max(0, skip - seen) :])
+                    try:
+                        write(text[max(0, skip - seen) :])
+                    except OSError as error:
+                        raise _UnreadError(error) from error
                     seen += len(text)
             except StopAsyncIteration:
                 return
             finally:
                 await lines.aclose()
 
-    with suppress(_cuts()):
-        asyncio.run(read())
+    try:
+        with suppress(_cuts()):
+            asyncio.run(read())
+    except _UnreadError as error:
+        raise error.reason from None
     return max(seen, skip)
+
+
+class _UnreadError(Exception):
+    """Nobody reads on, as where the output is piped into `head`: no connection was cut, and none will mend it."""
+
+    def __init__(self, reason: OSError) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 def _cuts() -> Any:
@@ -74,7 +88,7 @@ def _cuts() -> Any:
 
 @contextmanager
 def _client(head: Head) -> Iterator[Any]:
-    """Ray's client for the head, with our token and no other; raises MachineError where the head does not answer."""
+    """Ray's client for the head, with our token and no other; Ray raises what it will where the head does not answer."""
     before = dict(os.environ)
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):  # Ray would send the token there instead
         os.environ.pop(name, None)

@@ -92,8 +92,10 @@ def _is_open(address: Address) -> bool:
     try:
         with _open(address, "/api/jobs/", None):
             return True
-    except urllib.error.HTTPError:
-        return False
+    except urllib.error.HTTPError as error:
+        if error.code in NOT_LET_IN:
+            return False
+        raise _refusal(error, address, None) from None  # what it is shows in nothing else, so no token goes there
     except (OSError, http.client.HTTPException) as error:
         raise _unreachable(address, error) from error
 

@@ -34,6 +34,7 @@ SECRETS = (
     "*secret*.toml", "*secret*.txt", "*secret*.y*ml", "*secret*.ini", "auth_token*", "token", "token.txt", "*.token", "*_token",
     "*_token.txt", "*api_key*", "*apikey*", "*service_account*.json", "*service-account*.json", "kubeconfig*", "*.kubeconfig",
     "*.tfvars", "*.tfstate", "*.tfstate.backup", "netrc", "_netrc", "htpasswd", "pgpass", "*.env", "env.sh",
+    "*accesskeys*.csv", "rootkey*.csv",
 )  # fmt: skip
 LEFTOVERS = (".*", "__pycache__", "*.pyc", "*.pyo", "*.egg-info", "node_modules", "*.safetensors", "*.ckpt", "*.pt", "*.pth", "*.swp", "*~")
 LEFTOVER_FOLDERS = ("results", "checkpoint", "checkpoints", "checkpoint-*", "cache", "caches", "*_cache", "wandb", "mlruns")  # of no code
@@ -111,15 +112,17 @@ def write(package: Package, archive: Path, token: Token | None) -> int:
 
 def relative_space(space: str, root: Path, package: Package) -> str:
     """A search space as the cluster is to name it: a shipped name, or its file's path in the package. Raises SpaceError."""
-    if not space.endswith(".py"):
+    whole, colon, attribute = space.rpartition(":")
+    file, other = (whole, colon + attribute) if colon and attribute.isidentifier() else (space, "")
+    if not file.endswith(".py"):
         return space
-    path = Path(space).resolve()
+    path = Path(file).resolve()
     if not path.is_relative_to(root.resolve()):
         raise SpaceError(f"{space} must lie in the folder that is sent, {root.resolve()}. Go to its folder and submit from there.")
     name = PurePosixPath(path.relative_to(root.resolve()).as_posix())
     if name not in package.files:
         raise SpaceError(f"{space} must be among the files that are sent, and .gitignore, .rayignore or its own name leaves it here.")
-    return str(name)
+    return f"{name}{other}"
 
 
 def _too_large(package: Package, verb: str, size: int) -> SpaceError:
@@ -190,9 +193,12 @@ def _is_secret(name: PurePosixPath) -> bool:
 
 
 def _holds_private_key(path: Path) -> bool:
+    """Whether it begins with one, or is Google's JSON around one, whatever its name."""
     with open(path, "rb") as file:
-        start = file.read(100)
-    return start.startswith(_PRIVATE_KEY[0]) and _PRIVATE_KEY[1] in start
+        start = file.read(4096)
+    if path.suffix == ".json" and b'"private_key"' in start:
+        return True
+    return start.lstrip()[: len(_PRIVATE_KEY[0])] == _PRIVATE_KEY[0] and _PRIVATE_KEY[1] in start
 
 
 def _matches(part: str, patterns: Sequence[str]) -> bool:
@@ -200,7 +206,7 @@ def _matches(part: str, patterns: Sequence[str]) -> bool:
 
 
 def _installed(package: str) -> dict[PurePosixPath, Path]:
-    """The Python files of one of our own packages, from where it is installed."""
+    """The files of one of our own packages, from where it is installed, without what is secret or left over."""
     found = importlib.util.find_spec(package)
     if found is None or not found.submodule_search_locations:
         raise SpaceError(f"The package {package} must be importable, and is not on Python's path. Install archsweep again.")
@@ -209,4 +215,6 @@ def _installed(package: str) -> dict[PurePosixPath, Path]:
 
 
 def _is_source(path: Path) -> bool:
-    return path.is_file() and "__pycache__" not in path.parts and not path.name.startswith(".")
+    if not path.is_file() or "__pycache__" in path.parts or _is_left_over(path):
+        return False
+    return not (_matches(path.name, SECRETS) or _holds_private_key(path))

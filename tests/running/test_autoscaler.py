@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -25,6 +28,21 @@ def test_what_cannot_be_read_is_refused_with_an_example(monkeypatch: pytest.Monk
     monkeypatch.setenv(VARIABLE, told)
     with pytest.raises(MachineError, match=r"ARCHSWEEP_NODE_TYPES must be a JSON list as \[\[4, "):
         node_types()
+
+
+def test_a_launchers_configuration_lies_in_the_home_that_it_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`ray up` starts the monitor with ~/ray_bootstrap_config.yaml, which no shell expands behind an equals sign."""
+    kinds = {"head": {"resources": {}}, "gpu": {"resources": {"CPU": 8, "GPU": 1}, "max_workers": 3}}
+    (tmp_path / "cluster.yaml").write_text(json.dumps({"available_node_types": kinds, "head_node_type": "head"}))
+    (tmp_path / "monitor.py").write_text("import time; print(flush=True); time.sleep(60)")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv(VARIABLE, raising=False)
+    command = [sys.executable, str(tmp_path / "monitor.py"), "--autoscaling-config=~/cluster.yaml"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as monitor:
+        assert monitor.stdout is not None
+        monitor.stdout.readline()
+        assert NodeType({"CPU": 8, "GPU": 1}, 3) in node_types()
+        monitor.kill()
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ class Dashboard:
         self.asked: list[tuple[str, str, str | None]] = []  # method, path, token
         self.ray, self.python = ray.__version__, platform.python_version()
         self.locked, self.elsewhere = True, ""
+        self.out_of_order = 0  # the HTTP status that it answers everything with
         self.port = 0
 
     @property
@@ -31,6 +32,8 @@ class Dashboard:
         return f"http://127.0.0.1:{self.port}"
 
     def answer(self, path: str, token: str | None) -> tuple[int, object]:
+        if self.out_of_order:
+            return self.out_of_order, "no"
         if self.elsewhere:
             return 307, None
         if self.locked and token is None:

@@ -98,6 +98,15 @@ def test_an_open_head_is_refused_and_never_sees_the_token() -> None:
     assert {token for _, _, token in dashboard.asked} == {None}
 
 
+@pytest.mark.parametrize("status", [404, 500, 503])
+def test_what_does_not_show_whether_it_is_locked_never_sees_the_token(status: int) -> None:
+    dashboard = Dashboard()
+    dashboard.out_of_order = status
+    with served(dashboard), pytest.raises(MachineError, match=f"answered HTTP {status}"):
+        enter(dashboard.url)
+    assert {token for _, _, token in dashboard.asked} == {None}
+
+
 def test_a_wrong_token_is_named_by_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", "wrong-canary")
     with served(Dashboard()) as dashboard, pytest.raises(MachineError, match=r"does not let us in \(HTTP 403\)") as refused:

@@ -53,9 +53,26 @@ def test_a_copy_of_our_package_in_the_folder_is_the_one_that_is_sent(tmp_path: P
     assert {str(name) for name in files if str(name).startswith("archsweep/")} == {"archsweep/__init__.py", "archsweep/mine.py"}
 
 
+def test_a_key_file_of_google_stays_here_whatever_its_name(tmp_path: Path) -> None:
+    plant(tmp_path, "question.py")
+    (tmp_path / "my-project-1a2b3c4d5e6f.json").write_text('{"type": "service_account", "private_key": "-----BEGIN PRIVATE KEY-----"}')
+    (tmp_path / "sizes.json").write_text('{"public": 1}')
+    assert sent(tmp_path) == {"question.py", "sizes.json"}
+
+
+def test_another_space_of_a_file_is_checked_and_named_like_its_first(tmp_path: Path) -> None:
+    plant(tmp_path, "question.py")
+    found = package.choose(tmp_path)
+    assert package.relative_space(f"{tmp_path / 'question.py'}:by_time", tmp_path, found) == "question.py:by_time"
+    assert package.relative_space("layers_vs_width:by_time", tmp_path, found) == "layers_vs_width:by_time"
+    with pytest.raises(SpaceError, match="must lie in the folder that is sent"):
+        package.relative_space("/elsewhere/my.py:by_time", tmp_path, found)
+
+
 @pytest.mark.parametrize(
     "name",
-    [".env", ".env.local", "prod.env", ".git/config", ".venv/lib/x.py", ".aws/credentials", ".netrc", ".ssh/id_rsa",
+    ["me_accessKeys.csv", "rootkey.csv",
+     ".env", ".env.local", "prod.env", ".git/config", ".venv/lib/x.py", ".aws/credentials", ".netrc", ".ssh/id_rsa",
      ".ray/auth_token", "server.pem", "TLS.KEY", "store.p12", "id_rsa", "keys/id_ed25519", "id_ed25519.pub", "credentials.json",
      "gcp-credentials.json", "auth_token", "auth_token.txt", "hf_token", "token", "secrets/db.txt", "secrets.yaml", "my_api_key.txt",
      "kubeconfig", "prod.tfvars", "my-service-account-key.json", "client_secret.json", "my-secrets.yml", "results/a/plan.json",
