@@ -30,8 +30,8 @@ NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 DATASET_PATTERN = r"stdlib|text:.+|hf:[^:\s]+(:[^:\s]+){0,2}"
 OVERRIDE = "model_overrides."  # before a name: that one entry of model_overrides
 BUDGET = "budget."  # before a kind of length: a compared budget, which the length of each of its variants meets
-# None changes what a config trains to, but for rounding; ffn_ratio and batch_tokens do by way of ffn_size and batch_size alone.
-NOT_CONTENT = {"experiment_name", "device", "micro_batch_size", "ffn_ratio", "batch_tokens"}
+ANY_TIME = ("experiment_name", "device", "micro_batch_size")  # none changes what a config trains to, but for rounding
+NOT_CONTENT = {*ANY_TIME, "ffn_ratio", "batch_tokens"}  # the last two do by way of ffn_size and batch_size alone
 TUNABLE = ("learning_rate", "weight_decay")  # neither changes a tensor's shape, so all their values train as one stack
 
 
@@ -278,7 +278,7 @@ class ExperimentConfig(BaseModel):
         if overrides := {name.removeprefix(OVERRIDE): changes.pop(name) for name in list(changes) if name.startswith(OVERRIDE)}:
             changes["model_overrides"] = changes.get("model_overrides", self.model_overrides) | overrides
         for size, follows in (("ffn_size", "ffn_ratio"), ("batch_size", "batch_tokens")):
-            if follows in changes and size not in changes:
+            if changes.get(follows) is not None and size not in changes:
                 given.pop(size, None)
         if "batch_size" in changes and "batch_tokens" not in changes:
             given.pop("batch_tokens", None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from archsweep.config import BUDGET, NOT_CONTENT, OVERRIDE, ExperimentConfig, Replica, label
+from archsweep.config import ANY_TIME, BUDGET, NOT_CONTENT, OVERRIDE, ExperimentConfig, Replica, label
 from archsweep.errors import SpaceError
 from archsweep.planning.plan import Plan, Trial, in_order
 
@@ -64,7 +64,7 @@ def _as_planned(recorded: Plan, planned: Plan) -> Iterator[Trial]:
     now = {_architecture(trial.config, planned.corpus_id): trial.config for trial in planned.trials}
     for trial in recorded.trials:
         config = now.get(_architecture(trial.config, recorded.corpus_id), trial.config)
-        yield trial.model_copy(update={"config": trial.config.copy(**{name: getattr(config, name) for name in NOT_CONTENT})})
+        yield trial.model_copy(update={"config": trial.config.copy(**{name: getattr(config, name) for name in ANY_TIME})})
 
 
 def _is_outdated(plan: Plan) -> bool:

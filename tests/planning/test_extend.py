@@ -15,6 +15,8 @@ from archsweep.planning.plan import Plan, make_plan
 from archsweep.space import Budget, Choice, Space
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from archsweep.config import Replica
 
 BASE = ExperimentConfig(hidden_size=64, num_heads=4, context_length=64)
@@ -43,6 +45,18 @@ def test_the_same_question_is_the_recorded_plan_even_where_it_was_split() -> Non
 def test_what_decides_nothing_about_a_model_is_as_it_is_asked_for_now() -> None:
     mended = reconcile(plan(base=BASE.copy(device="cuda:7")), plan(base=BASE.copy(device="cpu")), extend=False)
     assert {trial.config.device for trial in mended.trials} == {"cpu"}
+
+
+@pytest.mark.parametrize("base", [BASE.copy(batch_size=4, ffn_size=100), BASE.copy(batch_tokens=512, ffn_ratio=2)])
+def test_a_trial_that_goes_on_is_the_model_that_its_name_says(base: ExperimentConfig, tmp_path: Path) -> None:
+    recorded = plan(base=base)
+    first, *others = recorded.trials
+    halves = [first.with_replicas(first.replicas[:1], "corpus"), first.with_replicas(first.replicas[1:], "corpus")]
+    split = Plan.load(recorded.model_copy(update={"trials": (*halves, *others)}).save(tmp_path / "plan.json"))
+    for extend in (False, True):
+        for trial in reconcile(split, plan(base=base.copy(device="cpu"), repeat=3 if extend else 2), extend=extend).trials:
+            assert trial.id == trial.with_replicas(trial.replicas, "corpus").id
+            assert (trial.config.batch_size, trial.config.ffn_size) == (base.batch_size, base.ffn_size)
 
 
 def test_another_question_is_refused_with_two_ways_out() -> None:
