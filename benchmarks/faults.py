@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 REPOSITORY = Path(archsweep.__file__).parent.parent
-PATIENCE_SECONDS = 120.0  # for anything to happen on a busy machine
+PATIENCE_SECONDS = 300.0  # for anything to happen on a busy machine
 ROUNDS = 3
 STEPS, LONG_STEPS = 300, 2400  # of each replica
 WORKER = r"ray::\w*(Trial|Trainable)"  # how Ray titles a process that trains: by our class, or by what Tune makes of it

@@ -214,7 +214,7 @@ def test_a_running_sweep_is_one_job_can_be_fetched_and_stops_with_its_trials_sav
         if "replicas began" in line:  # which the job says
             break
     following.send_signal(signal.SIGINT)
-    _, detached = following.communicate(timeout=30)
+    _, detached = following.communicate(timeout=120)
     assert following.returncode == 130
     stop_line = f"python -m archsweep stop long --address {cluster.url}"
     assert "archsweep-long goes on without this terminal. Follow it: python -m archsweep logs long -f" in detached
