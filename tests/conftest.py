@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 
 STORE = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "hidden", "AWS_EC2_METADATA_DISABLED": "true"}  # opens the store below
 os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray keeps what it finds when a process first imports it
+if (
+    signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+):  # a shell has what it runs in the background ignore Ctrl-C, and so all that this starts
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
