@@ -151,7 +151,7 @@ def _part(source: Source, field: str, target: float) -> Source:
     variants = frozenset(results["variant"])
     return replace(
         source,
-        compare=tuple(name for name in source.compare if name != field) or ("variant",),
+        compare=tuple(name for name in source.compare if name != field),
         budgets=tuple(rule._replace(variants=None) for rule in source.budgets if rule.concerns(*variants)),
         results=results,
         curves=source.curves[source.curves["variant"].isin(variants)],

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullLocator, PercentFormatter
 
 from archsweep.analysis import scaling
-from archsweep.analysis.plots import INK, LOSS_LABEL, MARKERS, MUTED, PALETTE, PAPER, canvas, standard_name, standard_of
+from archsweep.analysis.plots import INK, LOSS_LABEL, MARKERS, MUTED, PALETTE, PAPER, canvas, over_rates, standard_name, standard_of
 from archsweep.analysis.words import short, si, text, words
 
 if TYPE_CHECKING:
@@ -147,11 +147,7 @@ def plot_transfer(found: Transfer, comparison: Comparison) -> Figure:
                 shape.rates, shape.losses, yerr=bars, fmt=f"{marker}-", color=colour, markersize=5, elinewidth=1, label=shape.name
             )
             axes.plot([shape.best_rate], [shape.loss], marker, markersize=10, mew=1.8, color=colour, markerfacecolor=PAPER, zorder=9)
-        axes.set_xscale("log")
-        axes.set_xticks(sorted({rate for shape in found.shapes for rate in shape.rates}))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.set(xlabel="peak learning rate (log scale)", ylabel=LOSS_LABEL)
+        over_rates(axes, {rate for shape in found.shapes for rate in shape.rates})
         axes.legend(fontsize=9)
     return figure
 

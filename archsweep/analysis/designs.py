@@ -221,10 +221,7 @@ def _metrics_section(comparison: Comparison) -> list[Section]:
     rows = [
         (
             str(variant),
-            *(
-                number(means.loc[variant, name], loss, f" ± {decimals(sd, sd)}" if np.isfinite(sd := spreads.loc[variant, name]) else "")
-                for name in names
-            ),
+            *(number(means.loc[variant, name], loss, half_of(spreads.loc[variant, name])) for name in names),
         )
         for variant in means.index
     ]
@@ -266,8 +263,7 @@ def _gain(pick: Pick) -> str:
     if np.isnan(pick.gain):
         return "nothing"
     half = pick.gain_half_width
-    interval = f" ± {decimals(half, half)}" if np.isfinite(half) else ""
-    return number(-pick.gain, lambda change: decimals(change, half).replace("-", MINUS), interval)
+    return number(-pick.gain, lambda change: decimals(change, half).replace("-", MINUS), half_of(half))
 
 
 # ---------------------------------------------------------------------------------------------------------------------- scaling

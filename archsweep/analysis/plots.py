@@ -35,7 +35,7 @@ from archsweep.atomic import write_atomically
 from archsweep.errors import RecordError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from matplotlib.axes import Axes
@@ -178,13 +178,18 @@ def plot_learning_rates(source: Given | Comparison, path: str | Path | None = No
             if pd.notna(best.loc[name, "mean"]):
                 at, lowest = float(best.loc[name, "learning_rate"]), float(best.loc[name, "mean"])
                 axes.plot([at], [lowest], marker, markersize=9, mew=1.8, color=colour, markerfacecolor=PAPER, zorder=order + 20)
-        axes.set_xscale("log")
-        axes.set_xticks(sorted(shown["learning_rate"].unique()))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.set(xlabel="peak learning rate (log scale)", ylabel=LOSS_LABEL)
+        over_rates(axes, shown["learning_rate"].unique())
         _legend(comparison, axes)
     return figure
+
+
+def over_rates(axes: Axes, rates: Iterable[float]) -> None:
+    """Let losses stand over these learning rates, on a log axis that names each."""
+    axes.set_xscale("log")
+    axes.set_xticks(sorted(rates))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set(xlabel="peak learning rate (log scale)", ylabel=LOSS_LABEL)
 
 
 def plot_front(variants: pd.DataFrame, objective: str) -> Figure:

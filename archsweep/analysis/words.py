@@ -51,7 +51,7 @@ def decimals(value: float, precision: float) -> str:
 
 
 def half_of(half: float) -> str:
-    """Half of an interval, behind what it is of; nothing where it is not known."""
+    """Half of an interval, or another spread, behind what it is of; nothing where it is not known."""
     return f" ± {decimals(half, half)}" if np.isfinite(half) else ""
 
 
@@ -60,7 +60,7 @@ def difference(row: pd.Series, signed: bool = False) -> str:
     half = (row["high"] - row["low"]) / 2
     text = decimals(row["difference"], half).replace("-", MINUS)
     text = f"+{text}" if signed and row["difference"] > 0 else text
-    return f"{text} ± {decimals(half, half)} nats/token" if np.isfinite(half) else f"{text} nats/token"
+    return f"{text}{half_of(half)} nats/token"
 
 
 def compute(ratio: float, whose: str) -> str:
