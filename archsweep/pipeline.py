@@ -278,9 +278,8 @@ def _train(
     from archsweep.running import ray_tune
     from archsweep.running.stop import stop_requests
 
-    texts = _tokenized(
-        plan, trials or list(plan.trials), machine.cache_dir
-    )  # before any worker starts: what is wrong with the data shows here
+    # Before any worker starts: what is wrong with the data shows here.
+    texts = _tokenized(plan, trials or list(plan.trials), machine.cache_dir)
 
     def watched(trials: list[Trial], train: Callable[..., object]) -> None:
         corpus_ids = {trial.id: texts[_text(trial.config)] for trial in trials}
@@ -338,9 +337,8 @@ def _tokenized(plan: Plan, trials: list[Trial], cache_dir: Path | None) -> dict[
     """The id of each tokenized corpus that the trials read, each made once. Raises DataError where alphabets see unlike texts."""
     from archsweep.training.data import prepare
 
-    corpora = {
-        text: (prepare(config, cache_dir), config) for text, config in {_text(trial.config): trial.config for trial in trials}.items()
-    }
+    configs = {_text(trial.config): trial.config for trial in trials}
+    corpora = {text: (prepare(config, cache_dir), config) for text, config in configs.items()}
     for corpus, config in corpora.values():
         if plan.metric != "val_loss" and config.eval_tokens < corpus.validation_tokens:
             raise DataError(

@@ -110,12 +110,10 @@ class Space:
         tokens = SMOKE_STEPS * _largest(self.base, compare, *STEP_FIELDS)
         if "max_tokens" in compare:
             compare["max_tokens"] = _scaled_down(compare["max_tokens"], tokens)
-        longest_window = _largest(self.base, compare, "context_length")
+        few_tokens = max(_largest(self.base, compare, "context_length"), min(self.base.eval_tokens, SMOKE_EVAL_TOKENS))
         base = self.base.copy(
             max_tokens=min(self.base.max_tokens or tokens, tokens),
-            eval_tokens=max(longest_window, min(self.base.eval_tokens, SMOKE_EVAL_TOKENS))
-            if self.metric == "val_loss"
-            else self.base.eval_tokens,
+            eval_tokens=few_tokens if self.metric == "val_loss" else self.base.eval_tokens,  # alphabets share the whole text
             num_evaluations=min(self.base.num_evaluations, 2),
         )
         tune = {name: choice.ends() for name, choice in self.tune.items()}

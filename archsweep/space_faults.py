@@ -298,10 +298,15 @@ def _faults_of_budget(budget: object) -> Iterator[str]:
         )
     if not isinstance(budget.multiple_of, int) or isinstance(budget.multiple_of, bool) or budget.multiple_of < 1:
         yield f"budget: multiple_of must be a whole number, at least 1, got {budget.multiple_of!r}."
-    elif not isinstance(budget.solve, tuple) or not budget.solve or not all(size in list(SOLVABLE) for size in budget.solve):
+    elif not _can_be_solved(budget.solve):
         yield f'budget: solve must be a tuple of {" and ".join(SOLVABLE)}, or one of them, got {budget.solve!r}. Write ("ffn_size",).'
     elif budget.multiple_of > 1 and budget.solves_length:
         yield f"budget: multiple_of is for the widths, which {budget.kind} leaves alone, got {budget.multiple_of}. Leave it out."
+
+
+def _can_be_solved(sizes: object) -> bool:
+    """Whether they are sizes that a budget can choose, one at least; anything may be written there."""
+    return isinstance(sizes, tuple) and bool(sizes) and all(size in list(SOLVABLE) for size in sizes)
 
 
 def _faults_of_target(budget: Budget) -> Iterator[str]:
@@ -320,8 +325,7 @@ def _faults_between_budgets(space: Space) -> Iterator[str]:
             yield f"budget: {' and '.join(alike)} are both met by {what}, which can meet one of them. Leave out the others."
     if not isinstance(space.compare, Mapping):
         return
-    solve = space.size_budget.solve if space.size_budget is not None else ()
-    known = isinstance(solve, tuple) and bool(solve) and all(size in list(SOLVABLE) for size in solve)
+    known = space.size_budget is not None and _can_be_solved(space.size_budget.solve)
     if known and "ffn_ratio" in space.compare and not set(SOLVABLE) <= set(space.solved):
         yield "compare: ffn_ratio needs a budget that solves both sizes, or none: else it is no ratio any more. Leave out solve."
     if known and not any(size in space.solved for size in SOLVABLE):

@@ -263,6 +263,7 @@ def _long_enough(space: Space, variants: list[Variant | Refusal], speed: Speed |
 
 
 def _with_length(space: Space, variant: Variant, speed: Speed | None) -> Variant | Refusal:
+    """The variant at the length that the space's budget, or its own where budgets are compared, has it train for."""
     budget = space.length_budget or varied_budget(variant.values)
     return variant if budget is None else _settled(variant, solve_length(variant.config, budget, speed))
 

@@ -155,7 +155,7 @@ def _fit(trial: Trial, device: torch.device, gpu_share: float, cache_dir: Path |
         return {"shrinks": not 0 < gpu_share < 1}
     part = min(1.0, gpu_share or 1.0)
     whole = torch.cuda.get_device_properties(device).total_memory
-    free = int(whole * part) - CUDA_CONTEXT_BYTES
+    free = max(0, int(whole * part) - CUDA_CONTEXT_BYTES)
     torch.cuda.set_per_process_memory_fraction(free / whole, device)  # Ray's share is bookkeeping: this holds the trial to it
     precision = resolve_precision(trial.config, device)
     measured = calibration(cache_dir or default_cache_dir(), device_name(device))
