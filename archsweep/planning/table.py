@@ -103,13 +103,12 @@ def duration(seconds: float) -> str:
 
 def in_short(plan: Plan, forecast: Forecast) -> str:
     """The plan in a line: how many models, and the time or the FLOPs that they take."""
-    known = len(plan.trials)
-    models = sum(len(trial.replicas) for trial in plan.trials) * plan.size // known
-    flops = sum(trial.cost.flops * len(trial.replicas) for trial in plan.trials) * plan.size / known
-    several = plan.size / known
+    several = plan.size / len(plan.trials)  # a search is known by its first trials
+    models = several * sum(len(trial.replicas) for trial in plan.trials)
+    flops = several * sum(trial.cost.flops * len(trial.replicas) for trial in plan.trials)
     span = forecast.seconds and Interval(**{end: several * size for end, size in forecast.seconds.model_dump().items()})
     time = f"about {_span(span)}" if span else "a time that is not known yet (plan NAME --measure)"
-    return f"{plan.size} variants, {models} models, {flops:.1e} FLOPs, {time}"
+    return f"{plan.size} variants, {models:.0f} models, {flops:.1e} FLOPs, {time}"
 
 
 def spending(forecast: Forecast) -> str:

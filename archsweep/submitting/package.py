@@ -217,4 +217,4 @@ def _installed(package: str) -> dict[PurePosixPath, Path]:
 def _is_source(path: Path) -> bool:
     if not path.is_file() or "__pycache__" in path.parts or _is_left_over(path):
         return False
-    return not (_matches(path.name, SECRETS) or _holds_private_key(path))
+    return not (_is_secret(PurePosixPath(path.name)) or _holds_private_key(path))
