@@ -8,7 +8,9 @@ import shutil
 from collections import defaultdict
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, NamedTuple
 
 from archsweep import device, extensions
@@ -298,8 +300,14 @@ def _train(
             if len(parts) > len(trials):
                 progress.say(f"{len(trials)} trials run as {len(parts)}, so that all processors are busy to the end")
             watched(parts, cluster.run)
+            _import_analysis_meanwhile()  # Ray takes a second or two to end
     if search and search.exhausted:
         progress.say(f"the search found {len(search.plan.trials)} different variants to train and no more")
+
+
+def _import_analysis_meanwhile() -> None:
+    """Begin to import what the report needs, in a thread: it then waits for what is left."""
+    Thread(target=lambda: import_module("archsweep.analysis.report"), daemon=True).start()
 
 
 def _runner(machine: Machine) -> Callable[..., object] | None:

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import archsweep
 from benchmarks.timing import header
@@ -30,37 +30,49 @@ def main() -> None:
     """Print the default sweep's makespan over its pure training time on two processors, and a small sweep's speed over the peer's."""
     print(header("Makespan: sweeps on two processors", 1))
     home = Path(tempfile.mkdtemp(prefix="archsweep-makespan-"))
-    started, seconds, results = _sweep("heads_vs_layers", home / "default")
+    spent, results = _sweep("heads_vs_layers", home / "default")
     pure = float((results["train_seconds"] / results["stack_size"]).sum()) / 2
-    trials = results.drop_duplicates("trial_id")
-    print(
-        f"heads_vs_layers: {seconds:.0f} s from the first trial on, {started:.0f} s before it; pure training {pure:.0f} s on each processor"
-    )
-    in_trials = float(trials["trial_seconds"].sum()) / 2
-    print(f"  makespan over pure training: {seconds / pure:.2f}; trials with evaluation and export: {in_trials:.0f} s on each")
+    in_trials = float(results.drop_duplicates("trial_id")["trial_seconds"].sum()) / 2
+    makespan = spent.trials + spent.after
+    print(f"heads_vs_layers: {makespan:.0f} s from the first trial's begin on, {makespan / pure:.2f} times the pure training; of it")
+    print(f"  {pure:5.1f} s pure training, on each of two processors")
+    print(f"  {in_trials - pure:5.1f} s evaluations, exports and set-ups, on each")
+    print(f"  {spent.trials - in_trials:5.1f} s between trials, and while the last one trains alone")
+    print(f"  {spent.after:5.1f} s Ray's end, records and report")
+    print(f"before it {spent.before:.1f} s: planning, and Ray and its workers start")
 
     (home / "small.py").write_text(SPACE)
-    started, seconds, results = _sweep(str(home / "small.py"), home / "small")
+    spent, results = _sweep(str(home / "small.py"), home / "small")
     peer = _peer(results)
-    ours = started + seconds
+    ours = sum(spent)
     print(
         f"24 replicas of 200 steps: archsweep {ours:.0f} s, Ray Tune over Trainer {peer:.0f} s, both from start to end: {peer / ours:.1f}x"
     )
 
 
-def _sweep(space: str, results: Path) -> tuple[float, float, pd.DataFrame]:
-    """Seconds before the first trial begins and from then to the end of the command, and the records."""
+class Spent(NamedTuple):
+    """Seconds of a command: until its first trial begins, from then until its last one has finished, and from then to its end."""
+
+    before: float
+    trials: float
+    after: float
+
+
+def _sweep(space: str, results: Path) -> tuple[Spent, pd.DataFrame]:
+    """A sweep's seconds and its records."""
     command = [sys.executable, "-m", "archsweep", space, "--num-cpus=2", "--fresh", "--results", str(results)]
     began = time.perf_counter()
-    first = None
+    first = last = None
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
         for line in process.stdout:
             first = first or (time.perf_counter() if "replicas began" in line else None)
+            last = time.perf_counter() if ": finished, " in line else last
     assert process.returncode == 0
     assert first is not None
-    return first - began, time.perf_counter() - first, archsweep.load(next(results.iterdir()))
+    assert last is not None
+    return Spent(first - began, last - first, time.perf_counter() - last), archsweep.load(next(results.iterdir()))
 
 
 def _peer(results: pd.DataFrame) -> float:

@@ -263,9 +263,9 @@ def canvas(width: float, height: float, path: str | Path | None = None) -> Itera
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
         yield figure
-        # Laid out once and for all: it is saved in three formats, each of which would do it twice.
+        # Laid out once and for all: it is saved in three formats, and with any engine, "none" included, each draws it once more for that.
         figure.draw_without_rendering()
-        figure.set_layout_engine("none")
+        figure.set_layout_engine(None)
         if path is not None:
             write_atomically(path, png(figure))
 

@@ -251,7 +251,8 @@ def _environment(own: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        os.environ.clear()
+        for name in os.environ.keys() - before.keys():  # never all of them: other threads read theirs
+            del os.environ[name]
         os.environ.update(before)
 
 
@@ -348,6 +349,9 @@ def _trainable() -> type:
             carrier: Carrier,
             storage: Storage,
         ) -> None:
+            from archsweep.running import worker
+
+            worker.import_training()  # before the trial is said to have begun
             self._trials, self._corpus_ids, self._carrier, self._our_storage = trials, corpus_ids, carrier, storage
             self.reset_config(config)
 
