@@ -20,8 +20,17 @@ class Gpu(NamedTuple):
     memory: int
 
 
-def gpus() -> list[Gpu]:
-    """The GPUs that torch would see: those of the driver, less what CUDA_VISIBLE_DEVICES hides; none for a CPU build of torch."""
+class Node(NamedTuple):
+    """A machine that trials run on: its processors, by their name, and its GPUs."""
+
+    processor_name: str
+    processors: int
+    gpus: tuple[Gpu, ...]
+
+
+def gpus(*, hidden: bool = False) -> list[Gpu]:
+    """The GPUs that torch would see: those of the driver, less what CUDA_VISIBLE_DEVICES hides, unless `hidden` ones count too; none for a
+    CPU build of torch."""
     with suppress(PackageNotFoundError):
         if version("torch").endswith("+cpu"):
             return []
@@ -31,7 +40,7 @@ def gpus() -> list[Gpu]:
     except (OSError, subprocess.SubprocessError, ValueError):
         return []
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
+    if visible is None or hidden:
         return found
     chosen = [word.strip() for word in visible.split(",") if word.strip() not in ("", "-1")]
     return [found[int(word)] if word.isdigit() and int(word) < len(found) else found[0] for word in chosen] if found else []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import socket
 import subprocess
 import urllib.error
 import urllib.request
@@ -180,12 +179,7 @@ def _cluster(address: str) -> Finding:
     """Whether the cluster lets us in, which it does for its own versions of Ray and Python and its own token."""
     from archsweep.running.ray_tune import cluster
 
-    host, _, port = address.rpartition(":")
     try:
-        if host:
-            socket.create_connection((host, int(port)), NETWORK_SECONDS).close()
         return Finding(True, f"the cluster at {address}: {cluster(address)}")
-    except (OSError, ValueError) as error:
-        return Finding(False, f"nothing answers at {address} ({error}). Give HOST:PORT as `ray start --head` printed it.")
     except MachineError as error:
-        return Finding(False, f"{error} The cluster and this machine need the same Ray and Python.")
+        return Finding(False, str(error))

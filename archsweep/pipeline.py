@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
-from collections import defaultdict
+from collections import Counter, defaultdict
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
@@ -16,10 +17,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from archsweep import device, extensions
 from archsweep.atomic import OTHER_RESULTS, must_be_writable, write_atomically
 from archsweep.config import FAMILIES, NAME_PATTERN, label
-from archsweep.errors import ConfigError, DataError, RecordError, SpaceError, nearest
+from archsweep.errors import ConfigError, DataError, MachineError, RecordError, SpaceError, nearest
 from archsweep.planning import find, throughput
 from archsweep.planning.extend import reconcile
-from archsweep.planning.forecast import Circumstances, Forecast
+from archsweep.planning.forecast import Circumstances, Forecast, Kind
 from archsweep.planning.forecast import forecast as make_forecast
 from archsweep.planning.grid import Variant
 from archsweep.planning.plan import Plan, longest_first, make_plan, make_single_plan, replicas_of, sized
@@ -98,19 +99,37 @@ class Machine:
     cache_dir: Path | None = None
     checkpoint_seconds: float = 60.0
     runner: str | None = None
+    is_unknown: bool = False  # a cluster that another process reaches: nothing is asked of it
 
     @property
     def cache(self) -> Path:
         """Where tokenized corpora and measured throughput are kept."""
         return self.cache_dir or default_cache_dir()
 
-    def gpus(self, config: ExperimentConfig) -> list[device.Gpu]:
-        """The GPUs that trials like `config` would train on."""
-        return [] if config.device == "cpu" or self.num_gpus == 0 else device.gpus()[: self.num_gpus]
+    @cached_property
+    def nodes(self) -> list[device.Node]:
+        """What trials run on: this machine, or a cluster's nodes, where they show. Raises MachineError for one that cannot be reached."""
+        if self.is_unknown:
+            return []
+        if self.address is not None:
+            from archsweep.running import ray_tune
 
-    def device_name(self, config: ExperimentConfig) -> str:
+            return ray_tune.nodes(self.address)
+        processors = 1 if self.serial else self.num_cpus or device.processors()
+        return [device.Node(device.processor_name(), processors, tuple(device.gpus()[: self.num_gpus]))]
+
+    def used(self, config: ExperimentConfig) -> list[device.Node]:
+        """The nodes that trials like `config` would train on, those with GPUs where they train on GPUs, and else all, without any."""
+        with_gpus = [node for node in self.nodes if node.gpus and config.device != "cpu"]
+        return with_gpus or [node._replace(gpus=()) for node in self.nodes]
+
+    def device_names(self, config: ExperimentConfig) -> list[str]:
         """What trials like `config` would train on."""
-        return next((gpu.name for gpu in self.gpus(config)), None) or device.processor_name()
+        return list(dict.fromkeys(_device_name(node) for node in self.used(config)))
+
+
+def _device_name(node: device.Node) -> str:
+    return node.gpus[0].name if node.gpus else node.processor_name
 
 
 @dataclass(frozen=True)
@@ -149,27 +168,40 @@ def plan(question: Question, machine: Machine | None = None, say: Callable[[str]
 
 
 def _speed(space: Space, machine: Machine, say: Callable[[str], object]) -> Speed | None:
-    """What a token of each variant takes on the machine, by its first measurement; None where no budget asks."""
+    """What a token of each variant takes on the machine, by its first measurement; None where no budget asks. Raises MachineError for a
+    machine that is not of one kind."""
     if space.length_budget is None or space.length_budget.kind != "train_seconds":
         return None
+    here = replace(machine, address=None, is_unknown=False)
+    names = (here if machine.is_unknown else machine).device_names(space.base)
+    if len(names) != 1:
+        has = " and ".join(names) or "nodes that are not there yet"
+        raise MachineError(f'a budget of train_seconds is for one kind of device, and the cluster has {has}. Take Budget("flops", ...).')
     configs = [variant.config for variant in sized(space) if isinstance(variant, Variant)]
-    _measure([(config, replicas_of(space, config)) for config in configs], machine, say)
-    known = throughput.first_measurements(machine.device_name(space.base), throughput.load(machine.cache))
+    _measure([(config, replicas_of(space, config)) for config in configs], names, here, say)
+    known = throughput.first_measurements(names[0], throughput.load(machine.cache))
     return lambda config: known[throughput.shape_key(config)]
 
 
 def measure(plan: Plan, machine: Machine, say: Callable[[str], object]) -> None:
-    """Train each of the plan's shapes that was not measured on the machine for a few seconds, so that `forecast` can tell the time."""
-    _measure([(trial.config, trial.replicas) for trial in plan.trials], machine, say)
+    """Train each of the plan's shapes that was not measured on the machine for a few seconds, so that `forecast` can tell the time.
+
+    Raises MachineError for shapes that were not measured on devices of a cluster that this machine has not.
+    """
+    work = [(trial.config, trial.replicas) for trial in plan.trials]
+    if work:
+        _measure(work, machine.device_names(work[0][0]), replace(machine, address=None), say)
 
 
-def _measure(work: Sequence[tuple[ExperimentConfig, Sequence[Replica]]], machine: Machine, say: Callable[[str], object]) -> None:
+def _measure(
+    work: Sequence[tuple[ExperimentConfig, Sequence[Replica]]], device_names: Sequence[str], here: Machine, say: Callable[[str], object]
+) -> None:
     from archsweep.running.measure import measure
 
-    if work:
-        config = work[0][0]
-        workers = 1 if machine.serial or machine.gpus(config) else machine.num_cpus or device.processors()
-        measure(work, machine.device_name(config), machine.cache, workers, say)
+    config = work[0][0]
+    (node,) = here.used(config)
+    for name in device_names:
+        measure(work, name, _device_name(node), here.cache, 1 if node.gpus else node.processors, say)
 
 
 def forecast(
@@ -211,18 +243,19 @@ def _circumstances(plan: Plan, machine: Machine, price: float | None) -> Circums
     from archsweep.running import resources
 
     config = plan.trials[0].config
-    gpus, device_name = machine.gpus(config), machine.device_name(config)
-    processors = 1 if machine.serial else machine.num_cpus or device.processors()
-    known = () if machine.address else (line for line in throughput.load(machine.cache) if line.device_name == device_name)
+    nodes = machine.used(config)
+    least = min((gpu.memory for node in nodes for gpu in node.gpus), default=0)
+    known = throughput.load(machine.cache)
+    slots: Counter[str] = Counter()
+    for node in nodes:
+        slots[_device_name(node)] += resources.slots(plan.trials, node.processors, [least] * len(node.gpus))
     return Circumstances(
-        device_name=device_name,
-        devices=min(len(gpus) or processors, processors),
-        on_gpu=bool(gpus),
-        slots=1 if machine.serial else resources.slots(plan.trials, processors, [gpu.memory for gpu in gpus]),
-        known=tuple(known),
+        kinds=tuple(Kind(name, count, tuple(line for line in known if line.device_name == name)) for name, count in slots.items()),
+        devices=sum(min(len(node.gpus) or node.processors, node.processors) for node in nodes),
+        on_gpu=any(node.gpus for node in nodes),
         corpus_tokens=train_tokens(config, machine.cache_dir),
         price=price,
-        unknown_machine=machine.address is not None,
+        is_here=machine.address is None,
     )
 
 

@@ -137,7 +137,7 @@ def _peak_bytes() -> int:
 
 
 def _measure_each(plan: Plan, machine: pipeline.Machine) -> None:
-    device_name = machine.device_name(plan.trials[0].config)
+    (device_name,) = machine.device_names(plan.trials[0].config)
     for trial in plan.trials:
         line = throughput.measured(
             trial.config, "trial", device_name=device_name, precision="fp32", replicas=12, stack_size=1, seconds_per_token=1e-5

@@ -69,7 +69,7 @@ def submit(
     parse_address(address)
     jobs.check_results(results)
     asked = question_of(space, name, base, settings, smoke)
-    machine = pipeline.Machine(address=address, cache_dir=cache, checkpoint_seconds=checkpoint_seconds)
+    machine = pipeline.Machine(cache_dir=cache, checkpoint_seconds=checkpoint_seconds, is_unknown=True)
     with tempfile.TemporaryDirectory(prefix="archsweep-submit-") as scratch:
         planned, forecast = planned_for(asked, machine, Path(scratch), False, None, None)
         print_plan(planned, forecast, terminal(), False)

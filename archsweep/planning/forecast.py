@@ -24,17 +24,33 @@ MOST_UNASKED_SECONDS, MOST_UNASKED_MONEY = 3600, 10
 SPREADS = 2  # standard deviations to either side: 19 times out of 20
 
 
+class Kind(NamedTuple):
+    """Devices of one name: how many trials run on them side by side, and what was measured on such devices."""
+
+    device_name: str
+    slots: int
+    known: tuple[Measured, ...]
+
+
 class Circumstances(NamedTuple):
     """Where a plan would run, and what is known there."""
 
-    device_name: str
+    kinds: tuple[Kind, ...]  # none: a cluster whose devices show only when it runs
     devices: int  # GPUs, or processors where there are none
     on_gpu: bool
-    slots: int  # trials side by side
-    known: tuple[Measured, ...]  # of this device
     corpus_tokens: int | None  # of the training split; None until it is tokenized
     price: float | None = None  # of a device for an hour
-    unknown_machine: bool = False  # a cluster, whose devices show only when it runs
+    is_here: bool = True  # and not another machine, where --measure does not reach
+
+    @property
+    def slots(self) -> int:
+        """Trials side by side, of all kinds."""
+        return max(1, sum(kind.slots for kind in self.kinds))
+
+    @property
+    def device_name(self) -> str:
+        """The kinds' names."""
+        return " and ".join(kind.device_name for kind in self.kinds) or "a cluster"
 
 
 class Interval(BaseModel):
@@ -97,7 +113,7 @@ def forecast(
 ) -> Forecast:
     """The plan's forecast, its times those of the trials that are `left` (default: all), split for the slots as a run splits them;
     `detectable` and `warnings` are what others found out."""
-    rates = Rates(where.known)
+    rates = [(kind.slots, Rates(kind.known)) for kind in where.kinds]
     trials = tuple(_trial(trial, where, rates) for trial in plan.trials)
     parts = [_trial(trial, where, rates).seconds for trial in _parts(plan, where, left)]
     seconds = [each for each in parts if each is not None]
@@ -144,8 +160,8 @@ def _scaled(interval: Interval | None, by: float | None) -> Interval | None:
     return Interval(low=interval.low * by, expected=interval.expected * by, high=interval.high * by)
 
 
-def _trial(trial: Trial, where: Circumstances, rates: Rates) -> TrialForecast:
-    found, tokens = rates.of(trial.config), trial.cost.train_tokens
+def _trial(trial: Trial, where: Circumstances, rates: Sequence[tuple[int, Rates]]) -> TrialForecast:
+    found, tokens = [each.of(trial.config) for _, each in rates], trial.cost.train_tokens
     return TrialForecast(
         id=trial.id,
         replicas=len(trial.replicas),
@@ -153,9 +169,18 @@ def _trial(trial: Trial, where: Circumstances, rates: Rates) -> TrialForecast:
         memory_bytes=trial.memory_bytes,
         tokens_per_parameter=tokens / trial.cost.parameters,
         epochs=tokens / where.corpus_tokens if where.corpus_tokens else None,
-        seconds=_seconds(trial, found, rates.set_up_seconds) if found else None,
-        measured=found is not None and found.exact,
+        seconds=_seconds_anywhere(trial, found, rates),
+        measured=bool(found) and all(rate is not None and rate.exact for rate in found),
     )
+
+
+def _seconds_anywhere(trial: Trial, found: Sequence[Rate | None], rates: Sequence[tuple[int, Rates]]) -> Interval | None:
+    """On whichever kind of device it runs: expected is the mean over the slots, low the fastest one's and high the slowest one's."""
+    known = [(slots, _seconds(trial, rate, each.set_up_seconds)) for rate, (slots, each) in zip(found, rates, strict=True) if rate]
+    if not known or len(known) < len(found):
+        return None
+    expected = sum(slots * seconds.expected for slots, seconds in known) / sum(slots for slots, _ in known)
+    return Interval(low=min(seconds.low for _, seconds in known), expected=expected, high=max(seconds.high for _, seconds in known))
 
 
 def _seconds(trial: Trial, found: Rate, set_up: float) -> Interval:
@@ -178,14 +203,15 @@ def _disk(plan: Plan, slots: int) -> Disk:
 
 
 def _basis(trials: Sequence[TrialForecast], where: Circumstances) -> str:
-    if where.unknown_machine:
+    if not where.kinds:
         return "unknown: the cluster's devices show only when it runs"
-    if not where.known:
-        return f"unknown: nothing was measured on {where.device_name}; --measure trains each shape for a few seconds"
+    way = "--measure trains each shape for a few seconds" if where.is_here else "trials that run there measure it"
+    if unmeasured := [kind.device_name for kind in where.kinds if not kind.known]:
+        return f"unknown: nothing was measured on {' and '.join(unmeasured)}; {way}"
     if any(each.seconds is None for each in trials):
-        return f"unknown: nothing of this precision was measured on {where.device_name}; --measure trains each shape for a few seconds"
-    exact = sum(each.measured for each in trials)
-    lines = f"{len(where.known)} measurement{'s' if len(where.known) > 1 else ''} on {where.device_name}"
+        return f"unknown: nothing of this precision was measured on {where.device_name}; {way}"
+    exact, count = sum(each.measured for each in trials), sum(len(kind.known) for kind in where.kinds)
+    lines = f"{count} measurement{'s' if count > 1 else ''} on {where.device_name}"
     return f"from {lines}, which have the shapes of {exact} of the {len(trials)} trials"
 
 

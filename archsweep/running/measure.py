@@ -19,14 +19,20 @@ if TYPE_CHECKING:
 OTHER_CACHE = "It keeps what training took; choose another folder with ARCHSWEEP_CACHE=FOLDER."
 
 
-def measure(work: Work, device_name: str, cache_dir: Path, workers: int, say: Callable[[str], object]) -> None:
+def measure(work: Work, device_name: str, here: str, cache_dir: Path, workers: int, say: Callable[[str], object]) -> None:
     """Train each shape of `work` that was not measured on this device for a few seconds, `workers` at a time, and keep what it took.
 
-    Raises DataError and MachineError as training does, and MachineError where torch trains on something else than `device_name`.
+    Raises DataError and MachineError as training does, and MachineError where this machine trains on something else than `device_name`:
+    on what is `here`, or what torch says.
     """
     missing = _unmeasured(work, device_name, cache_dir)
     if not missing:
         return
+    if device_name != here:
+        raise MachineError(
+            f"{len(missing)} shapes must be measured on {device_name} for this plan, and this machine trains on {here}. Run the plan with "
+            f"--measure on such a machine, with the cache of this one ({cache_dir}), or a sweep of these shapes."
+        )
     from archsweep.training.data import prepare
     from archsweep.training.probe import probe
 

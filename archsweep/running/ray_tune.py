@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 import signal
-import subprocess
+import socket
 import tempfile
 import threading
 from collections import Counter
@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from archsweep.config import ExperimentConfig
-from archsweep.device import processors
+from archsweep.device import Node, processor_name, processors
+from archsweep.device import gpus as installed_gpus
 from archsweep.errors import MachineError
 from archsweep.planning.plan import Trial
 from archsweep.running.autoscaler import node_types
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from archsweep.running.recorder import Recorder
     from archsweep.running.worker import Report, Storage
 
+CONNECT_SECONDS = 5.0  # that a cluster's head has to accept a connection
+ANSWER_SECONDS = 60.0  # that a cluster's nodes have to say what they are
 MOST_LOSSES = 3  # times that a trial may lose its process; a machine that kills it each time is out of memory
 
 _OUT_OF_MEMORY = ("torch.OutOfMemoryError", "torch.cuda.OutOfMemoryError")  # how reasons begin
@@ -59,7 +62,8 @@ class Cluster:
         self._ray, self._is_elsewhere = ray, is_elsewhere
         self._types = node_types() if is_elsewhere else []
         self._use_gpu = any(node.get("GPU", 0) > 0 for node in self._possible())
-        self._gpu_bytes = _smallest_gpu_bytes(ray) if any(node.get("GPU", 0) > 0 for node in self._nodes()) else ASSUMED_GPU_BYTES
+        nodes = _ask_nodes(ray) if any(node.get("GPU", 0) > 0 for node in self._nodes()) else []
+        self._gpu_bytes = min((gpu.memory for node in nodes for gpu in node.gpus), default=ASSUMED_GPU_BYTES)
 
     def slots(self, trials: Sequence[Trial]) -> int:
         """How many of `trials`, by what the largest of them asks for, run side by side."""
@@ -207,6 +211,18 @@ def started(num_cpus: int | None = None, num_gpus: int | None = None, address: s
         yield Cluster(ray, is_elsewhere=address is not None)
 
 
+def nodes(address: str) -> list[Node]:
+    """What the nodes of the cluster at `address` have; none where an autoscaler may start others, or where they do not answer. Raises
+    MachineError where it does not let us in."""
+    with _ray(None, None, address) as ray:
+        if any(kind.most for kind in node_types()):
+            return []
+        try:
+            return _ask_nodes(ray)
+        except ray.exceptions.RayError:
+            return []
+
+
 def cluster(address: str) -> str:
     """What the cluster at `address` has, in words. Raises MachineError where it does not let us in."""
     with _ray(None, None, address) as ray:
@@ -218,6 +234,8 @@ def cluster(address: str) -> str:
 @contextmanager
 def _ray(num_cpus: int | None, num_gpus: int | None, address: str | None) -> Iterator[Any]:
     """A Ray session that ends with the block: our own, closed to the network, or the cluster at `address`."""
+    if address is not None:
+        _check_it_answers(address)
     with _environment(own=address is None), _closed(own=address is None):
         import ray
 
@@ -269,11 +287,21 @@ def _closed(own: bool) -> Iterator[None]:
         ray_constants.ENABLE_RAY_CLUSTER = before
 
 
+def _check_it_answers(address: str) -> None:
+    """Ray itself tries for minutes, in its own words."""
+    host, _, port = address.rpartition(":")
+    try:
+        if host:
+            socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise MachineError(f"nothing answers at {address} ({error}). Give HOST:PORT as `ray start --head` printed it.") from None
+
+
 def _why_no_ray(address: str | None, error: Exception) -> str:
     if address is None:
         return f"cannot start Ray: {error}. --serial runs the same sweep without Ray."
     token = "It answers only to its token: RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH (or, if it has none, RAY_AUTH_MODE=disabled)."
-    return f"cannot reach the Ray cluster at {address}: {error}. {token}"
+    return f"cannot reach the Ray cluster at {address}: {error}. {token} The cluster and this machine need the same Ray and Python."
 
 
 @cache
@@ -290,17 +318,23 @@ def _bundle(resources: Resources) -> dict[str, float]:
     return {"CPU": resources.cpus} | ({"GPU": resources.gpus} if resources.gpus else {})
 
 
-def _smallest_gpu_bytes(ray: Any) -> int:
-    """Memory of the smallest GPU of a node that has any, as its driver tells; assumed where Ray's GPUs are only numbers."""
+def _ask_nodes(ray: Any) -> list[Node]:
+    """What trials would find on each node that has processors, asked there. Raises Ray's exceptions where a node does not answer."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    def ask() -> list[int]:
-        command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]  # MiB
-        try:
-            return [int(line) * 2**20 for line in subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()]
-        except (OSError, subprocess.CalledProcessError, ValueError):
-            return []
+    def ask(processors: int, gpus: int) -> Node:
+        # Ray hides the GPUs from a task that asks for none. Where its own count is larger, they are only numbers.
+        return Node(processor_name(), processors, tuple(installed_gpus(hidden=True)[:gpus]))
 
-    return min(ray.get(ray.remote(num_cpus=0, num_gpus=0.01)(ask).remote()), default=ASSUMED_GPU_BYTES)
+    asked = [
+        ray.remote(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))(ask).remote(
+            int(node["Resources"]["CPU"]), int(node["Resources"].get("GPU", 0))
+        )
+        for node in ray.nodes()
+        if node["Alive"] and node["Resources"].get("CPU", 0) >= 1
+    ]
+    found: list[Node] = ray.get(asked, timeout=ANSWER_SECONDS)
+    return found
 
 
 def _check_some_node_holds(resources: Resources, nodes: Sequence[dict[str, float]]) -> None:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from io import TextIOWrapper
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -21,6 +21,7 @@ from archsweep.pipeline import Question
 from archsweep.planning import throughput
 from archsweep.planning.find import find
 from archsweep.training.data import LanguageModelDataset
+from benchmarks import faults
 from tests.command_line.command import REPOSITORY, run
 from tests.sweep_folder import write_sweep
 
@@ -183,6 +184,40 @@ def test_a_budget_of_seconds_is_measured_once_and_gives_the_same_plan_again(
         assert trial["cost"]["train_tokens"] * rates[trial["config"]["num_layers"]] == pytest.approx(2.0, rel=0.2)
     for trial in plans[0][0]["forecast"]["trials"]:  # six replicas of 2 s each, and their evaluations
         assert 6 * 2 * 0.8 < trial["seconds"]["expected"] < 6 * 2 * 1.3
+
+
+@pytest.mark.slow
+def test_a_plan_for_a_cluster_tells_what_its_nodes_take(space_file: Path, tmp_path: Path) -> None:
+    options = ("--set", "device=cpu", "--cache", str(tmp_path / "cache"), "--results", str(tmp_path / "results"))
+    with faults.two_nodes(tmp_path / "cluster") as (sweep, _):
+
+        def ask(*words: str) -> subprocess.CompletedProcess[str]:
+            command = [sys.executable, "-m", "archsweep", "plan", str(space_file), *options, *sweep.options, *words]
+            return subprocess.run(command, env=sweep.environment, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+
+        def forecast(*words: str) -> dict[str, Any]:
+            told: dict[str, Any] = json.loads(ask("--json", *words).stdout)["forecast"]
+            return told
+
+        before = forecast()
+        assert (before["devices"], before["slots"], before["seconds"]) == (2, 2, None)
+        assert before["basis"] == f"unknown: nothing was measured on {processor_name()}; trials that run there measure it"
+        facts = {"device_name": processor_name(), "precision": "fp32", "replicas": 6, "stack_size": 6, "seconds_per_token": 1e-4}
+        trials = pipeline.plan(Question(str(space_file))).trials
+        for trial in trials:
+            throughput.append(tmp_path / "cache", throughput.measured(trial.config, "trial", **(facts | {"device_name": "another"})))
+        assert forecast()["seconds"] is None, "what other devices take says nothing of these"
+        for trial in trials:
+            throughput.append(tmp_path / "cache", throughput.measured(trial.config, "trial", **facts))
+        [tokens] = {trial.cost.train_tokens for trial in trials}
+        evaluated = trials[0].config.tokens_evaluated(2) / 3
+        after = forecast()
+        assert after["seconds"]["expected"] == pytest.approx(6 * (tokens + evaluated) * 1e-4, rel=1e-6), "a trial on each node"
+        assert after["device_name"] == processor_name()
+
+    refused = ask()
+    assert refused.returncode == 3
+    assert "nothing answers at 127.0.0.1:" in refused.stderr
 
 
 def test_spaces_lists_the_shipped_questions_and_what_they_take(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

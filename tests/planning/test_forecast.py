@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from io import StringIO
 from math import exp
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from rich.console import Console
@@ -13,10 +13,13 @@ from rich.console import Console
 from archsweep.config import ExperimentConfig
 from archsweep.planning import throughput
 from archsweep.planning.find import find
-from archsweep.planning.forecast import SPREADS, Circumstances, forecast, is_large
+from archsweep.planning.forecast import SPREADS, Circumstances, Kind, forecast, is_large
 from archsweep.planning.plan import Plan, make_plan
 from archsweep.planning.table import as_json, duration, facts, table
 from archsweep.space import Budget, Choice, Space
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 BASE = ExperimentConfig(num_layers=2, num_heads=4, head_dim=16, context_length=64, batch_size=16, max_tokens=102_400)
 
@@ -26,9 +29,10 @@ def plan(layers: tuple[int, ...] = (1, 2), **changes: Any) -> Plan:
     return make_plan("sweep", "Why?", Space(**(fields | changes)), "corpus")
 
 
-def where(known: list[throughput.Measured] | None = None, **changes: Any) -> Circumstances:
-    facts: dict[str, Any] = {"device_name": "a processor", "devices": 2, "on_gpu": False, "slots": 2, "corpus_tokens": None}
-    return Circumstances(known=tuple(known or ()), **(facts | changes))
+def where(known: Sequence[throughput.Measured] = (), slots: int = 2, **changes: Any) -> Circumstances:
+    kinds = (Kind("a processor", slots, known if isinstance(known, tuple) else tuple(known)),)
+    facts: dict[str, Any] = {"kinds": kinds, "devices": 2, "on_gpu": False, "corpus_tokens": None}
+    return Circumstances(**(facts | changes))
 
 
 def measured(plan: Plan, **seconds: float) -> list[throughput.Measured]:
@@ -74,8 +78,8 @@ class Counted(tuple[throughput.Measured, ...]):
 def test_what_was_measured_is_read_as_often_for_many_trials_as_for_two() -> None:
     lines = measured(plan(), l1=1e-4, l2=2e-4)
     few, many = Counted(lines), Counted(lines)
-    forecast(plan(), where()._replace(known=few))
-    forecast(plan(layers=tuple(range(1, 41))), where()._replace(known=many))
+    forecast(plan(), where(few))
+    forecast(plan(layers=tuple(range(1, 41))), where(many))
     assert few.times == many.times > 0
 
 
@@ -102,7 +106,8 @@ def test_a_trial_that_a_run_would_split_takes_the_slots_together() -> None:
     ("changes", "told"),
     [
         ({}, "nothing was measured on a processor; --measure trains each shape for a few seconds"),
-        ({"unknown_machine": True}, "the cluster's devices show only when it runs"),
+        ({"kinds": ()}, "the cluster's devices show only when it runs"),
+        ({"is_here": False}, "nothing was measured on a processor; trials that run there measure it"),
     ],
 )
 def test_where_nothing_was_measured_no_time_is_told(changes: dict[str, Any], told: str) -> None:
@@ -110,6 +115,21 @@ def test_where_nothing_was_measured_no_time_is_told(changes: dict[str, Any], tol
     found = forecast(made, where(**changes))
     assert (found.seconds, found.seconds_in_sum, found.device_hours, found.money) == (None, None, None, None)
     assert told in next(facts(made, found))
+
+
+def test_a_cluster_of_several_kinds_takes_the_mean_over_its_slots_between_the_fastest_and_the_slowest() -> None:
+    made = plan(layers=(1,), repeat=1)
+    slow, fast = (tuple(measured(made, l1=rate)) for rate in (4e-4, 1e-4))
+    tokens = 102_400 + (3 * 8_192 + 32_768) / 3  # as above
+    told = forecast(made, where(kinds=(Kind("old", 1, slow), Kind("new", 3, fast))))
+    off = exp(SPREADS * throughput.SAME_SHAPE)
+    assert told.seconds is not None
+    assert told.seconds.expected == pytest.approx(tokens * (1 * 4e-4 + 3 * 1e-4) / 4)
+    assert (told.seconds.low, told.seconds.high) == pytest.approx((tokens * 1e-4 / off, tokens * 4e-4 * off))
+    assert (told.device_name, told.slots) == ("old and new", 4)
+    half_known = forecast(made, where(kinds=(Kind("old", 1, slow), Kind("new", 3, ())), is_here=False))
+    assert half_known.seconds is None
+    assert "nothing was measured on new; trials that run there measure it" in next(facts(made, half_known))
 
 
 def test_disk_is_checkpoints_of_what_runs_at_once_a_model_of_each_trial_and_the_records() -> None:

@@ -51,7 +51,7 @@ def test_what_was_measured_is_not_measured_again(tmp_path: Path, tiny_plan: Plan
         facts = {"device_name": "a processor", "precision": "fp32", "stack_size": 1, "seconds_per_token": 1e-5}
         throughput.append(tmp_path, throughput.measured(config, "measurement", replicas=len(replicas), **facts))
     said: list[str] = []
-    measure(work, "a processor", tmp_path, 1, said.append)
+    measure(work, "a processor", "another", tmp_path, 1, said.append)
     assert said == []
     assert len(throughput.load(tmp_path)) == len(work)
 
@@ -60,5 +60,11 @@ def test_what_was_measured_is_not_measured_again(tmp_path: Path, tiny_plan: Plan
 def test_a_measurement_on_another_device_than_the_plans_is_refused(tmp_path: Path, tiny_plan: Plan) -> None:
     trial = tiny_plan.trials[0]
     with pytest.raises(MachineError, match="the plan is for a device of legend"):
-        measure([(trial.config, trial.replicas)], "a device of legend", tmp_path, 1, lambda line: None)
+        measure([(trial.config, trial.replicas)], *["a device of legend"] * 2, tmp_path, 1, lambda line: None)
     assert throughput.load(tmp_path) == []
+
+
+def test_what_a_cluster_trains_on_is_not_measured_on_another_device(tmp_path: Path, tiny_plan: Plan) -> None:
+    work = [(trial.config, trial.replicas) for trial in tiny_plan.trials]
+    with pytest.raises(MachineError, match="2 shapes must be measured on theirs for this plan, and this machine trains on ours"):
+        measure(work, "theirs", "ours", tmp_path, 1, lambda line: None)
