@@ -115,7 +115,7 @@ class Machine:
             from archsweep.running import ray_tune
 
             return ray_tune.nodes(self.address)
-        processors = 1 if self.serial else self.num_cpus or device.processors()
+        processors = 1 if self.serial else device.processors() if self.num_cpus is None else self.num_cpus
         return [device.Node(device.processor_name(), processors, tuple(device.gpus()[: self.num_gpus]))]
 
     def used(self, config: ExperimentConfig) -> list[device.Node]:
@@ -188,9 +188,10 @@ def measure(plan: Plan, machine: Machine, say: Callable[[str], object]) -> None:
 
     Raises MachineError for shapes that were not measured on devices of a cluster that this machine has not.
     """
-    work = [(trial.config, trial.replicas) for trial in plan.trials]
-    if work:
-        _measure(work, machine.device_names(work[0][0]), replace(machine, address=None), say)
+    names = machine.device_names(plan.trials[0].config)
+    if not names:
+        raise MachineError("--measure must know the devices, and the cluster's show only when it runs. Leave it out.")
+    _measure([(trial.config, trial.replicas) for trial in plan.trials], names, replace(machine, address=None), say)
 
 
 def _measure(
@@ -240,23 +241,39 @@ def _left(plan: Plan, folder: Path) -> list[Trial]:
 
 
 def _circumstances(plan: Plan, machine: Machine, price: float | None) -> Circumstances:
+    """Where the plan would run. Raises MachineError where one of its trials never could."""
     from archsweep.running import resources
 
     config = plan.trials[0].config
     nodes = machine.used(config)
-    least = min((gpu.memory for node in nodes for gpu in node.gpus), default=0)
-    known = throughput.load(machine.cache)
+    _check_gpus(plan, machine)
+    gpus = [gpu.memory for node in nodes for gpu in node.gpus]
+    resources.check_some_gpu_holds(plan.trials, gpus)
+    asked = resources.largest_request(plan.trials, bool(gpus), min(gpus, default=0))
+    have = [{"CPU": node.processors, "GPU": len(node.gpus)} for node in nodes]
+    if nodes:
+        resources.check_some_node_holds(asked, have)
     slots: Counter[str] = Counter()
-    for node in nodes:
-        slots[_device_name(node)] += resources.slots(plan.trials, node.processors, [least] * len(node.gpus))
+    for node, has in zip(nodes, have, strict=True):
+        slots[_device_name(node)] += resources.fitting(asked, has)
+    known = throughput.load(machine.cache)
     return Circumstances(
         kinds=tuple(Kind(name, count, tuple(line for line in known if line.device_name == name)) for name, count in slots.items()),
         devices=sum(min(len(node.gpus) or node.processors, node.processors) for node in nodes),
-        on_gpu=any(node.gpus for node in nodes),
+        on_gpu=bool(gpus),
         corpus_tokens=train_tokens(config, machine.cache_dir),
         price=price,
         is_here=machine.address is None,
     )
+
+
+def _check_gpus(plan: Plan, machine: Machine) -> None:
+    """Raises MachineError where a config names a GPU that is not on this machine."""
+    named = [trial.config for trial in plan.trials if trial.config.device.startswith("cuda")]
+    if named and machine.address is None and machine.nodes and not machine.nodes[0].gpus:
+        from archsweep.training.precision import resolve_device
+
+        resolve_device(named[0])  # torch may see one that the driver's tool does not name
 
 
 def plan_one(config: ExperimentConfig, cache_dir: Path | None = None, command: str = "") -> Plan:

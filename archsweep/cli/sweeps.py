@@ -92,9 +92,7 @@ def sweep(
     if json and not dry_run:
         raise SpaceError("--json prints the plan alone, so it goes with --dry-run or the command plan.")
     console = terminal()
-    if runner is not None and (serial or address is not None):
-        raise SpaceError("--runner, --serial and --address each say where trials run. Give one of them.")
-    machine = pipeline.Machine(num_cpus, num_gpus, address, serial, cache, checkpoint_seconds, runner)
+    machine = _machine(num_cpus, num_gpus, address, serial, cache, checkpoint_seconds, runner)
     root = pipeline.results_root(results)
     planned, forecast = planned_for(question_of(space, name, base, settings, smoke), machine, root, measure, price_per_gpu_hour, detect)
     print_plan(planned, forecast, console, json)
@@ -130,7 +128,7 @@ def plan(
     it must measure."""
     from archsweep import pipeline
 
-    machine = pipeline.Machine(num_cpus, num_gpus, address, serial, cache)
+    machine = _machine(num_cpus, num_gpus, address, serial, cache)
     root = pipeline.results_root(results)
     planned, forecast = planned_for(question_of(space, name, base, settings, smoke), machine, root, measure, price_per_gpu_hour, detect)
     print_plan(planned, forecast, terminal(), json)
@@ -339,6 +337,25 @@ def spaces(*, base: Base = None, cache: Cache = None) -> int:
         whole = pipeline.forecast(planned, machine)
         say(f"{name}: {in_short(planned, whole)}\n  {question}")
     return 0
+
+
+def _machine(
+    num_cpus: int | None,
+    num_gpus: int | None,
+    address: str | None,
+    serial: bool,
+    cache: Path | None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    runner: str | None = None,
+) -> Machine:
+    """Raises SpaceError for options that contradict each other."""
+    from archsweep import pipeline
+
+    if sum((serial, address is not None, runner is not None)) > 1:
+        raise SpaceError("--runner, --serial and --address each say where trials run. Give one of them.")
+    if address is not None and (num_cpus is not None or num_gpus is not None):
+        raise SpaceError("--num-cpus and --num-gpus size the Ray that is started here, and --address names one that runs. Leave them out.")
+    return pipeline.Machine(num_cpus, num_gpus, address, serial, cache, checkpoint_seconds, runner)
 
 
 def _run(

@@ -20,6 +20,8 @@ MANY_EPOCHS = 4  # beyond it repeated text is worth less and less (Muennighoff 2
 CHECKPOINTS_AT_ONCE = 3  # of a running trial: the two that are kept, and the next as it is written
 RECORD_BYTES = 1_500  # of one replica at one evaluation
 REPORT_BYTES = 6_000_000  # the page with its plotting library, and the figures
+# More than any yet: NVIDIA's B200 multiplies bf16 at 2.25e15 FLOP/s, and a processor's core has two units of 16 float32 FMAs at 5 GHz.
+GPU_FLOPS, PROCESSOR_FLOPS = 3e15, 3.2e11
 MOST_UNASKED_SECONDS, MOST_UNASKED_MONEY = 3600, 10
 SPREADS = 2  # standard deviations to either side: 19 times out of 20
 
@@ -61,6 +63,10 @@ class Interval(BaseModel):
     low: float
     expected: float
     high: float
+
+    def times(self, factor: float) -> Interval:
+        """Each of its numbers times `factor`."""
+        return Interval(low=self.low * factor, expected=self.expected * factor, high=self.high * factor)
 
 
 class TrialForecast(BaseModel):
@@ -104,6 +110,8 @@ class Forecast(BaseModel):
     money: Interval | None
     disk: Disk
     basis: str  # what the times rest on, or why there are none
+    times: float  # as many trials will have run at the end as are known: a search's later ones are taken to be like its first
+    least_seconds: float  # that no device could go below
     detectable: str | None  # what difference the seeds find, where that was asked
     warnings: tuple[str, ...]
 
@@ -119,7 +127,7 @@ def forecast(
     seconds = [each for each in parts if each is not None]
     complete = len(seconds) == len(parts)
     whole = _each(seconds, lambda values: makespan(values, where.slots)) if complete else None
-    hours = _scaled(whole, where.devices / 3600)
+    hours = whole and whole.times(where.devices / 3600)
     return Forecast(
         device_name=where.device_name,
         devices=where.devices,
@@ -129,18 +137,28 @@ def forecast(
         seconds_in_sum=_each(seconds, sum) if complete else None,
         seconds=whole,
         device_hours=hours,
-        money=_scaled(hours, where.price),
+        money=None if hours is None or where.price is None else hours.times(where.price),
         disk=_disk(plan, where.slots),
         basis=_basis(trials, where),
+        times=plan.size / len(plan.trials),
+        least_seconds=_least_seconds(plan, where, left),
         detectable=detectable,
         warnings=(*_warnings(plan, where.corpus_tokens), *warnings),
     )
 
 
 def is_large(forecast: Forecast) -> bool:
-    """Whether to ask before it is spent: over an hour of the machine, or more money than MOST_UNASKED_MONEY."""
-    hours = forecast.seconds is not None and forecast.seconds.expected > MOST_UNASKED_SECONDS
-    return hours or (forecast.money is not None and forecast.money.expected > MOST_UNASKED_MONEY)
+    """Whether to ask before it is spent: over an hour of the machine, or more money than MOST_UNASKED_MONEY. What was not measured is asked
+    about where the fastest device would take so long."""
+    seconds = forecast.seconds.expected if forecast.seconds else forecast.least_seconds
+    money = forecast.money.expected if forecast.money else 0.0
+    return forecast.times * seconds > MOST_UNASKED_SECONDS or forecast.times * money > MOST_UNASKED_MONEY
+
+
+def _least_seconds(plan: Plan, where: Circumstances, left: Sequence[Trial] | None) -> float:
+    flops = sum(trial.cost.flops * len(trial.replicas) for trial in (plan.trials if left is None else left))
+    rate = where.devices * (GPU_FLOPS if where.on_gpu else PROCESSOR_FLOPS)
+    return flops / (rate or GPU_FLOPS)  # of a cluster that does not show its devices, on one of the fastest
 
 
 def _parts(plan: Plan, where: Circumstances, left: Sequence[Trial] | None) -> Sequence[Trial]:
@@ -152,12 +170,6 @@ def _each(intervals: Sequence[Interval], combine: Callable[[list[float]], float]
     """What becomes of all low ends, all expected ones and all high ones: errors of one device point one way."""
     low, expected, high = (combine([getattr(each, end) for each in intervals]) for end in ("low", "expected", "high"))
     return Interval(low=low, expected=expected, high=high)
-
-
-def _scaled(interval: Interval | None, by: float | None) -> Interval | None:
-    if interval is None or by is None:
-        return None
-    return Interval(low=interval.low * by, expected=interval.expected * by, high=interval.high * by)
 
 
 def _trial(trial: Trial, where: Circumstances, rates: Sequence[tuple[int, Rates]]) -> TrialForecast:
@@ -175,11 +187,11 @@ def _trial(trial: Trial, where: Circumstances, rates: Sequence[tuple[int, Rates]
 
 
 def _seconds_anywhere(trial: Trial, found: Sequence[Rate | None], rates: Sequence[tuple[int, Rates]]) -> Interval | None:
-    """On whichever kind of device it runs: expected is the mean over the slots, low the fastest one's and high the slowest one's."""
+    """On whichever kind of device it runs: low on the fastest, high on the slowest, expected as the slots together would have it done."""
     known = [(slots, _seconds(trial, rate, each.set_up_seconds)) for rate, (slots, each) in zip(found, rates, strict=True) if rate]
     if not known or len(known) < len(found):
         return None
-    expected = sum(slots * seconds.expected for slots, seconds in known) / sum(slots for slots, _ in known)
+    expected = sum(slots for slots, _ in known) / sum(slots / seconds.expected for slots, seconds in known)
     return Interval(low=min(seconds.low for _, seconds in known), expected=expected, high=max(seconds.high for _, seconds in known))
 
 

@@ -10,14 +10,13 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from archsweep.config import bare_name, value_text
-from archsweep.planning.forecast import Interval
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from pydantic import JsonValue
 
-    from archsweep.planning.forecast import Forecast, TrialForecast
+    from archsweep.planning.forecast import Forecast, Interval, TrialForecast
     from archsweep.planning.plan import Plan, Trial
 
     Trials = Sequence[tuple[Trial, TrialForecast]]  # of one variant
@@ -67,7 +66,7 @@ def _aligned(head: Sequence[Sequence[str]], rows: Iterable[Sequence[str]]) -> li
 def facts(plan: Plan, forecast: Forecast) -> Iterator[str]:
     """What the whole sweep takes, and what speaks against it: a line each."""
     if plan.size > (known := len(plan.trials)):
-        yield f"these {known} trials; {plan.size / known:.2g} times as much for all {plan.size} if the others cost as much:"
+        yield f"these {known} trials; {forecast.times:.2g} times as much for all {plan.size} if the others cost as much:"
     gpus = "GPU" if forecast.on_gpu else "processor"
     where = f"{forecast.devices} {gpus}{'s' if forecast.devices != 1 else ''}, {forecast.slots} side by side"
     if forecast.seconds is None or forecast.seconds_in_sum is None or forecast.device_hours is None:
@@ -103,18 +102,22 @@ def duration(seconds: float) -> str:
 
 def in_short(plan: Plan, forecast: Forecast) -> str:
     """The plan in a line: how many models, and the time or the FLOPs that they take."""
-    several = plan.size / len(plan.trials)  # a search is known by its first trials
-    models = several * sum(len(trial.replicas) for trial in plan.trials)
-    flops = several * sum(trial.cost.flops * len(trial.replicas) for trial in plan.trials)
-    span = forecast.seconds and Interval(**{end: several * size for end, size in forecast.seconds.model_dump().items()})
-    time = f"about {_span(span)}" if span else "a time that is not known yet (plan NAME --measure)"
+    models = forecast.times * sum(len(trial.replicas) for trial in plan.trials)
+    flops = forecast.times * sum(trial.cost.flops * len(trial.replicas) for trial in plan.trials)
+    time = (
+        f"about {_span(forecast.seconds.times(forecast.times))}"
+        if forecast.seconds
+        else "a time that is not known yet (plan NAME --measure)"
+    )
     return f"{plan.size} variants, {models:.0f} models, {flops:.1e} FLOPs, {time}"
 
 
 def spending(forecast: Forecast) -> str:
     """The time and money of what is left, in words for a question."""
-    time = "an unknown time" if forecast.seconds is None else _span(forecast.seconds)
-    return time + (f" and {_money(forecast.money)}" if forecast.money else "")
+    if forecast.seconds is None:
+        return f"an unknown time, at least {duration(forecast.times * forecast.least_seconds)} even on the fastest devices"
+    time = _span(forecast.seconds.times(forecast.times))
+    return time + (f" and {_money(forecast.money.times(forecast.times))}" if forecast.money else "")
 
 
 def _by_variant(plan: Plan, forecast: Forecast) -> list[Trials]:

@@ -31,7 +31,7 @@ def measure(work: Work, device_name: str, here: str, cache_dir: Path, workers: i
     if device_name != here:
         raise MachineError(
             f"{len(missing)} shapes must be measured on {device_name} for this plan, and this machine trains on {here}. Run the plan with "
-            f"--measure on such a machine, with the cache of this one ({cache_dir}), or a sweep of these shapes."
+            f"--measure on such a machine, with the cache of this one ({cache_dir})."
         )
     from archsweep.training.data import prepare
     from archsweep.training.probe import probe

@@ -11,7 +11,7 @@ import socket
 import tempfile
 import threading
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -25,7 +25,7 @@ from archsweep.planning.plan import Trial
 from archsweep.running.autoscaler import node_types
 from archsweep.running.carrier import Carrier, make_carrier
 from archsweep.running.recorder import reason_in
-from archsweep.running.resources import ASSUMED_GPU_BYTES, Resources, fitting, larger, request
+from archsweep.running.resources import ASSUMED_GPU_BYTES, Resources, check_some_node_holds, fitting, larger, largest_request, request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -67,7 +67,7 @@ class Cluster:
 
     def slots(self, trials: Sequence[Trial]) -> int:
         """How many of `trials`, by what the largest of them asks for, run side by side."""
-        largest = max((self.request(trial) for trial in trials), key=lambda resources: (resources.gpus, resources.cpus))
+        largest = largest_request(trials, self._use_gpu, self._gpu_bytes)
         now = sum(fitting(largest, node) for node in self._nodes())
         return max(1, now, sum(fitting(largest, kind.resources) * kind.most for kind in self._types))
 
@@ -94,7 +94,7 @@ class Cluster:
         frames, left = [], list(trials)
         while (left or search) and not stop.is_set():
             for resources in {work.requests[trial.id] for trial in left}:
-                _check_some_node_holds(resources, self._possible())
+                check_some_node_holds(resources, self._possible())
             work.again = []
             frames.append(_fit(work, left, search))
             if work.broken is not None:
@@ -215,12 +215,7 @@ def nodes(address: str) -> list[Node]:
     """What the nodes of the cluster at `address` have; none where an autoscaler may start others, or where they do not answer. Raises
     MachineError where it does not let us in."""
     with _ray(None, None, address) as ray:
-        if any(kind.most for kind in node_types()):
-            return []
-        try:
-            return _ask_nodes(ray)
-        except ray.exceptions.RayError:
-            return []
+        return [] if any(kind.most for kind in node_types()) else _ask_nodes(ray)
 
 
 def cluster(address: str) -> str:
@@ -292,7 +287,7 @@ def _check_it_answers(address: str) -> None:
     host, _, port = address.rpartition(":")
     try:
         if host:
-            socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+            socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
     except (OSError, ValueError) as error:
         raise MachineError(f"nothing answers at {address} ({error}). Give HOST:PORT as `ray start --head` printed it.") from None
 
@@ -319,7 +314,7 @@ def _bundle(resources: Resources) -> dict[str, float]:
 
 
 def _ask_nodes(ray: Any) -> list[Node]:
-    """What trials would find on each node that has processors, asked there. Raises Ray's exceptions where a node does not answer."""
+    """What trials would find on each node that has processors and answers in time, asked there."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     def ask(processors: int, gpus: int) -> Node:
@@ -333,18 +328,12 @@ def _ask_nodes(ray: Any) -> list[Node]:
         for node in ray.nodes()
         if node["Alive"] and node["Resources"].get("CPU", 0) >= 1
     ]
-    found: list[Node] = ray.get(asked, timeout=ANSWER_SECONDS)
+    answered, _ = ray.wait(asked, num_returns=len(asked), timeout=ANSWER_SECONDS) if asked else ([], [])
+    found = []
+    for answer in answered:
+        with suppress(ray.exceptions.RayError):  # its node has died since
+            found.append(ray.get(answer))
     return found
-
-
-def _check_some_node_holds(resources: Resources, nodes: Sequence[dict[str, float]]) -> None:
-    """Ray would wait forever for what no node has."""
-    if not any(fitting(resources, node) for node in nodes):
-        largest = ", ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
-        raise MachineError(
-            f"a trial needs {resources.cpus} CPUs and {resources.gpus:g} GPUs on one node, and the nodes have {largest}. "
-            "Raise --num-cpus or --num-gpus, or name a larger cluster with --address."
-        )
 
 
 def _param_space(trials: Sequence[Trial], requests: Mapping[str, Resources]) -> dict[str, Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from archsweep.planning.memory import DEFAULT_CALIBRATION
+from archsweep.errors import MachineError
+from archsweep.planning.memory import DEFAULT_CALIBRATION, stack_memory_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,14 +46,34 @@ def fitting(resources: Resources, node: Mapping[str, float]) -> int:
     return min(by_cpus, by_gpus)
 
 
+def check_some_node_holds(resources: Resources, nodes: Sequence[Mapping[str, float]]) -> None:
+    """Raises MachineError for a request that no node, by its CPU and GPU counts, could ever hold; Ray would wait forever for one."""
+    if not any(fitting(resources, node) for node in nodes):
+        largest = ", ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
+        raise MachineError(
+            f"a trial needs {resources.cpus} CPUs and {resources.gpus:g} GPUs on one node, and the nodes have {largest}. "
+            "Raise --num-cpus or --num-gpus, or name a larger cluster with --address."
+        )
+
+
+def check_some_gpu_holds(trials: Sequence[Trial], gpus: Sequence[int]) -> None:
+    """Raises MachineError for a model that no GPU (memories in bytes) could train, whatever its batch: nothing is predicted here."""
+    largest = max(trials, key=lambda trial: trial.cost.parameters)
+    memory = stack_memory_bytes(largest.config, 1)
+    needed = memory.weights + memory.gradients + memory.optimizer
+    if gpus and needed > max(gpus):
+        raise MachineError(
+            f"{largest.label} needs {needed / 1e9:.1f} GB of a GPU for its weights, gradients and optimizer alone, and the largest GPU has "
+            f"{max(gpus) / 1e9:.1f} GB. Ask about smaller models, or name a cluster with larger GPUs by --address."
+        )
+
+
 def share(needed: int, gpu_bytes: int) -> float:
     """The smallest share 1/n of a GPU of which n such needs (bytes) fit into it."""
     tiles = max(1, min(MOST_TRIALS_PER_GPU, gpu_bytes // needed))
     return int(10_000 / tiles) / 10_000  # Ray counts GPUs in ten-thousandths; rounded down, n shares always fit
 
 
-def slots(trials: Sequence[Trial], processors: int, gpus: Sequence[int]) -> int:
-    """How many of `trials` run side by side: one on each processor; on GPUs (memories in bytes) as many as the largest share allows."""
-    requests = (request(trial, bool(gpus), min(gpus, default=0)) for trial in trials)
-    largest = max(requests, key=lambda resources: (resources.gpus, resources.cpus))
-    return max(1, fitting(largest, {"CPU": processors, "GPU": len(gpus)}))
+def largest_request(trials: Sequence[Trial], use_gpu: bool, gpu_bytes: int = ASSUMED_GPU_BYTES) -> Resources:
+    """What the trial that asks for most asks for."""
+    return max((request(trial, use_gpu, gpu_bytes) for trial in trials), key=lambda resources: (resources.gpus, resources.cpus))

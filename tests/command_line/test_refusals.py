@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 def test_a_sweep_in_which_a_trial_failed_ends_with_1_and_reports_the_reason(
     space_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(str(space_file), "--serial", "--set", "device=cuda:63", "--results", str(tmp_path)) == 1
-    assert "device cuda:63 is not there" in capsys.readouterr().out
-    assert "cuda:63 is not there" in (tmp_path / "one_or_two" / "report.md").read_text()
+    broken = 'metrics=["os:strerror"]'  # which takes no model
+    assert run(str(space_file), "--serial", "--set", broken, "--results", str(tmp_path)) == 1
+    reason = "TypeError: posix.strerror() takes exactly one argument (2 given)"  # Python's own
+    assert f"failed, {reason}" in capsys.readouterr().out
+    assert reason in (tmp_path / "one_or_two" / "report.md").read_text()
 
 
 def test_other_settings_in_the_same_folder_are_refused_and_a_name_is_the_way_out(
@@ -43,6 +45,11 @@ def test_other_settings_in_the_same_folder_are_refused_and_a_name_is_the_way_out
         (["heads_vs_layers", "--set", "dataset=text:/no/such/file.txt", "--serial"], 2, "/no/such/file.txt"),
         (["heads_vs_layers", "--base", "tinny"], 2, "tinny"),
         (["heads_vs_layers", "--num-cpu", "2"], 2, "--num-cpu"),
+        (["heads_vs_layers", "--serial", "--address", "127.0.0.1:6379"], 2, "each say where trials run. Give one of them"),
+        (["plan", "heads_vs_layers", "--num-cpus", "2", "--address", "auto"], 2, "--address names one that runs. Leave them out"),
+        (["plan", "heads_vs_layers", "--num-cpus", "0"], 3, "needs 1 CPUs and 0 GPUs on one node, and the nodes have 0 CPUs"),
+        (["plan", "heads_vs_layers", "--set", "device=cuda:63"], 3, "device cuda:63 is not there: torch sees"),
+        (["plan", "heads_vs_layers", "--address", "[::1]:1"], 3, "nothing answers at [::1]:1 ("),
         (["heads_vs_layers", "--json"], 2, "it goes with --dry-run or the command plan"),
         (["plan", "heads_vs_layers", "--detect", "much"], 2, "--detect takes a difference in nats/token, as 0.02"),
         (["plan", "heads_vs_layers", "--price-per-gpu-hour", "-1"], 2, "must be an amount of money, at least 0, got -1.0"),

@@ -15,8 +15,9 @@ from archsweep.planning import throughput
 from archsweep.planning.find import find
 from archsweep.planning.forecast import SPREADS, Circumstances, Kind, forecast, is_large
 from archsweep.planning.plan import Plan, make_plan
-from archsweep.planning.table import as_json, duration, facts, table
-from archsweep.space import Budget, Choice, Space
+from archsweep.planning.table import as_json, duration, facts, spending, table
+from archsweep.space import Budget, Choice, IntRange, Optuna, Space
+from search_spaces.bases import GPT2
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -117,14 +118,14 @@ def test_where_nothing_was_measured_no_time_is_told(changes: dict[str, Any], tol
     assert told in next(facts(made, found))
 
 
-def test_a_cluster_of_several_kinds_takes_the_mean_over_its_slots_between_the_fastest_and_the_slowest() -> None:
+def test_a_cluster_of_several_kinds_takes_what_its_slots_do_together_between_the_fastest_and_the_slowest() -> None:
     made = plan(layers=(1,), repeat=1)
     slow, fast = (tuple(measured(made, l1=rate)) for rate in (4e-4, 1e-4))
     tokens = 102_400 + (3 * 8_192 + 32_768) / 3  # as above
     told = forecast(made, where(kinds=(Kind("old", 1, slow), Kind("new", 3, fast))))
     off = exp(SPREADS * throughput.SAME_SHAPE)
     assert told.seconds is not None
-    assert told.seconds.expected == pytest.approx(tokens * (1 * 4e-4 + 3 * 1e-4) / 4)
+    assert told.seconds.expected == pytest.approx(tokens * 4 / (1 / 4e-4 + 3 / 1e-4))  # four slots, and their tokens per second added
     assert (told.seconds.low, told.seconds.high) == pytest.approx((tokens * 1e-4 / off, tokens * 4e-4 * off))
     assert (told.device_name, told.slots) == ("old and new", 4)
     half_known = forecast(made, where(kinds=(Kind("old", 1, slow), Kind("new", 3, ())), is_here=False))
@@ -160,7 +161,37 @@ def test_only_a_large_sweep_is_asked_about() -> None:
     assert is_large(forecast(made, where(hour)))
     assert not is_large(forecast(made, where(minute)))
     assert is_large(forecast(made, where(minute, price=10_000)))
-    assert not is_large(forecast(made, where())), "of what is unknown nothing is claimed"
+    assert not is_large(forecast(made, where())), "which any processor trains in minutes"
+    assert not forecast(made, where()).least_seconds > 60
+
+
+def test_what_was_not_measured_is_asked_about_where_the_fastest_device_would_take_long() -> None:
+    # The published GPT-2 at Chinchilla's 20 tokens per parameter: 6 N D = 6 * 124e6 * 2.5e9 = 1.9e18 FLOPs, and as much again per seed.
+    made = plan(layers=(12,), base=GPT2.copy(num_layers=12), repeat=2)
+    on_processors, on_gpus = forecast(made, where()), forecast(made, where(on_gpu=True))
+    assert on_processors.seconds is None
+    assert is_large(on_processors)
+    assert 1.5e18 * 2 / (2 * 1e12) < on_processors.least_seconds < 3e18 * 2 / (2 * 1e11)
+    assert on_gpus.least_seconds < 3600 < on_processors.least_seconds
+    assert "at least" in spending(on_processors)
+
+
+def test_a_search_is_asked_about_as_a_whole() -> None:
+    fields = {"compare": {"num_layers": IntRange(1, 20)}, "method": Optuna(trials=1000), "budget": None}
+    made = plan(**fields)
+    assert len(made.trials) < 1000
+    known = [
+        throughput.measured(
+            trial.config, "trial", device_name="a processor", precision="fp32", replicas=2, stack_size=2, seconds_per_token=1e-4
+        )
+        for trial in made.trials
+    ]  # of some 22 s each
+    found = forecast(made, where(known))
+    assert found.seconds is not None
+    assert found.seconds.expected < 600
+    assert found.times * len(made.trials) == 1000
+    assert is_large(found)
+    assert duration(found.times * found.seconds.expected) in spending(found)
 
 
 def shown(made: Plan, told: Any) -> list[str]:

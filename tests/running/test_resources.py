@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from archsweep.errors import MachineError
 from archsweep.planning.memory import DEFAULT_CALIBRATION
-from archsweep.running.resources import CUDA_CONTEXT_BYTES, Resources, request, share, slots
+from archsweep.running.resources import CUDA_CONTEXT_BYTES, Resources, check_some_gpu_holds, fitting, largest_request, request, share
 
 if TYPE_CHECKING:
     from archsweep.planning.plan import Plan
@@ -46,9 +47,18 @@ def test_more_replicas_need_a_larger_share(tiny_plan: Plan) -> None:
 
 def test_as_many_trials_run_side_by_side_as_processors_and_the_largest_share_allow(tiny_plan: Plan) -> None:
     trials = tiny_plan.trials
-    assert slots(trials, processors=3, gpus=[]) == 3
+    assert fitting(largest_request(trials, use_gpu=False), {"CPU": 3}) == 3
     context, needed = CUDA_CONTEXT_BYTES, max(trial.memory_bytes for trial in trials)
     two_fit = 2 * (context + round(DEFAULT_CALIBRATION * needed)) + 1
-    assert slots(trials, processors=16, gpus=[two_fit, two_fit]) == 4
-    assert slots(trials, processors=3, gpus=[two_fit, two_fit]) == 3
-    assert slots(trials, processors=16, gpus=[1]) == 1
+    assert fitting(largest_request(trials, True, two_fit), {"CPU": 16, "GPU": 2}) == 4
+    assert fitting(largest_request(trials, True, two_fit), {"CPU": 3, "GPU": 2}) == 3
+    assert fitting(largest_request(trials, True, 1), {"CPU": 16, "GPU": 1}) == 1
+
+
+def test_a_model_whose_weights_no_gpu_could_hold_is_refused(tiny_plan: Plan) -> None:
+    bytes_each = 4 + 4 + 8  # float32 weights, gradients, and AdamW's two moments
+    needed = bytes_each * max(trial.cost.parameters for trial in tiny_plan.trials)
+    check_some_gpu_holds(tiny_plan.trials, [1, needed])
+    check_some_gpu_holds(tiny_plan.trials, [])  # trained on processors
+    with pytest.raises(MachineError, match=r"num_layers=2 needs .* GB of a GPU for its weights, gradients and optimizer alone"):
+        check_some_gpu_holds(tiny_plan.trials, [1, needed - 1])
