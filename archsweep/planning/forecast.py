@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import exp
+from math import exp, sqrt
 from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
@@ -122,8 +122,9 @@ def forecast(
     """The plan's forecast, its times those of the trials that are `left` (default: all), split for the slots as a run splits them;
     `detectable` and `warnings` are what others found out."""
     rates = [(kind.slots, Rates(kind.known)) for kind in where.kinds]
-    trials = tuple(_trial(trial, where, rates) for trial in plan.trials)
-    parts = [_trial(trial, where, rates).seconds for trial in _parts(plan, where, left)]
+    sharing = _sharing(where)
+    trials = tuple(_trial(trial, where, rates, sharing) for trial in plan.trials)
+    parts = [_trial(trial, where, rates, sharing).seconds for trial in _parts(plan, where, left)]
     seconds = [each for each in parts if each is not None]
     complete = len(seconds) == len(parts)
     whole = _each(seconds, lambda values: makespan(values, where.slots)) if complete else None
@@ -172,7 +173,13 @@ def _each(intervals: Sequence[Interval], combine: Callable[[list[float]], float]
     return Interval(low=low, expected=expected, high=high)
 
 
-def _trial(trial: Trial, where: Circumstances, rates: Sequence[tuple[int, Rates]]) -> TrialForecast:
+def _sharing(where: Circumstances) -> float:
+    """How many times as long a trial may take beside others on its GPU as alone, as --measure has it; 1 where trials told that."""
+    alone = where.on_gpu and all(line.by == "measurement" for kind in where.kinds for line in kind.known)
+    return where.slots / where.devices if alone else 1.0
+
+
+def _trial(trial: Trial, where: Circumstances, rates: Sequence[tuple[int, Rates]], sharing: float) -> TrialForecast:
     found, tokens = [each.of(trial.config) for _, each in rates], trial.cost.train_tokens
     return TrialForecast(
         id=trial.id,
@@ -181,18 +188,20 @@ def _trial(trial: Trial, where: Circumstances, rates: Sequence[tuple[int, Rates]
         memory_bytes=trial.memory_bytes,
         tokens_per_parameter=tokens / trial.cost.parameters,
         epochs=tokens / where.corpus_tokens if where.corpus_tokens else None,
-        seconds=_seconds_anywhere(trial, found, rates),
+        seconds=_seconds_anywhere(trial, found, rates, sharing),
         measured=bool(found) and all(rate is not None and rate.exact for rate in found),
     )
 
 
-def _seconds_anywhere(trial: Trial, found: Sequence[Rate | None], rates: Sequence[tuple[int, Rates]]) -> Interval | None:
-    """On whichever kind of device it runs: low on the fastest, high on the slowest, expected as the slots together would have it done."""
+def _seconds_anywhere(trial: Trial, found: Sequence[Rate | None], rates: Sequence[tuple[int, Rates]], sharing: float) -> Interval | None:
+    """On whichever kind of device it runs: low alone on the fastest, high on the slowest with all of its `sharing`, expected as the slots
+    together would have it done, half way (in the logarithm) between a GPU that others do not slow down and one that they share."""
     known = [(slots, _seconds(trial, rate, each.set_up_seconds)) for rate, (slots, each) in zip(found, rates, strict=True) if rate]
     if not known or len(known) < len(found):
         return None
     expected = sum(slots for slots, _ in known) / sum(slots / seconds.expected for slots, seconds in known)
-    return Interval(low=min(seconds.low for _, seconds in known), expected=expected, high=max(seconds.high for _, seconds in known))
+    low, high = min(seconds.low for _, seconds in known), max(seconds.high for _, seconds in known)
+    return Interval(low=low, expected=expected * sqrt(sharing), high=high * sharing)
 
 
 def _seconds(trial: Trial, found: Rate, set_up: float) -> Interval:

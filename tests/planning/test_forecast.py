@@ -133,6 +133,17 @@ def test_a_cluster_of_several_kinds_takes_what_its_slots_do_together_between_the
     assert "nothing was measured on new; trials that run there measure it" in next(facts(made, half_known))
 
 
+def test_what_was_measured_alone_on_a_gpu_may_take_as_long_as_the_gpu_has_sharers() -> None:
+    made = plan(layers=(1,), repeat=1)
+    by_trials = measured(made, l1=1e-4)
+    alone = [line.model_copy(update={"by": "measurement"}) for line in by_trials]
+    shared, unknown = (forecast(made, where(known, slots=4, devices=1, on_gpu=True)).seconds for known in (by_trials, alone))
+    assert shared is not None
+    assert unknown is not None
+    assert (unknown.low, unknown.expected, unknown.high) == pytest.approx((shared.low, 2 * shared.expected, 4 * shared.high))
+    assert forecast(made, where(alone)).seconds == forecast(made, where(by_trials)).seconds, "processors are not shared"
+
+
 def test_disk_is_checkpoints_of_what_runs_at_once_a_model_of_each_trial_and_the_records() -> None:
     made = plan()
     one, two = sorted(trial.cost.parameters for trial in made.trials)
