@@ -299,6 +299,8 @@ def run(
     _runner(machine)
     with _opened(folder, plan, extend=ledger.extend) as settled:
         left = recorder.to_train(settled.trials, folder, retry_failed=ledger.retry_failed)
+        if not ledger.fresh and (left != (parts := _in_parts(settled, left, folder))):
+            settled, left = _with_parts(settled, left, parts, folder), parts
         reused = [] if ledger.fresh else recorder.reuse(left, folder)
         trials = [trial for trial in left if trial not in reused]
         progress = Progress(settled, trials, folder, console)
@@ -413,14 +415,32 @@ def _text(config: ExperimentConfig) -> Text:
 
 def _split(plan: Plan, trials: list[Trial], folder: Path, slots: int) -> list[Trial]:
     """The trials for so many slots, large ones in parts, as the folder's plan then says; once one has begun they stay as they are."""
-    is_compared_while_it_trains = plan.method or plan.early_stopping or any(trial.prune_tune for trial in trials)
-    if is_compared_while_it_trains or any((folder / TRIALS_FOLDER / trial.id).exists() for trial in trials):
+    if _is_compared_while_it_trains(plan) or any((folder / TRIALS_FOLDER / trial.id).exists() for trial in trials):
         return trials
     parts = split(trials, slots, plan.corpus_id)
-    split_ids = {trial.id for trial in trials}
-    kept = [trial for trial in plan.trials if trial.id not in split_ids]
-    plan.model_copy(update={"trials": tuple(longest_first([*kept, *parts]))}).save(folder / PLAN_FILE)
+    _with_parts(plan, trials, parts, folder)
     return parts
+
+
+def _in_parts(plan: Plan, trials: list[Trial], folder: Path) -> list[Trial]:
+    """The trials, in the parts that other sweeps have finished of them."""
+    from archsweep.running import recorder
+
+    return trials if _is_compared_while_it_trains(plan) else recorder.in_parts(trials, folder, plan.corpus_id)
+
+
+def _is_compared_while_it_trains(plan: Plan) -> bool:
+    """Whether something looks at whole trials before their end."""
+    return bool(plan.method or plan.early_stopping or any(trial.prune_tune for trial in plan.trials))
+
+
+def _with_parts(plan: Plan, trials: list[Trial], parts: list[Trial], folder: Path) -> Plan:
+    """The plan with `parts` in place of `trials`, as the folder then has it."""
+    whole = {trial.id for trial in trials}
+    kept = [trial for trial in plan.trials if trial.id not in whole]
+    grown = plan.model_copy(update={"trials": tuple(longest_first([*kept, *parts]))})
+    grown.save(folder / PLAN_FILE)
+    return grown
 
 
 def collect(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -14,6 +14,7 @@ from archsweep import load, load_curves, pipeline
 from archsweep.errors import ConfigError, MachineError
 from archsweep.pipeline import Ledger, Machine
 from archsweep.planning.plan import make_plan
+from archsweep.planning.split import split
 from archsweep.records.schema import CURVES, RESULTS
 from archsweep.running import ray_tune
 from archsweep.running.recorder import reason_in
@@ -135,7 +136,7 @@ def test_an_extended_sweep_trains_the_new_seeds_alone_to_the_losses_of_one_sweep
     said = run(many, tmp_path / "tiny", MACHINES["serial"], Ledger(extend=True))
     assert "2 of 4 trials are finished" in said
     assert before.items() <= records(tmp_path / "tiny").items()
-    run(many, tmp_path / "whole", MACHINES["serial"])
+    run(many, tmp_path / "whole", MACHINES["serial"], Ledger(fresh=True))
     keys = ["variant", "learning_rate", "seed"]
     extended, whole = (load(tmp_path / name).sort_values(keys) for name in ("tiny", "whole"))
     assert extended[keys].values.tolist() == whole[keys].values.tolist()
@@ -154,6 +155,26 @@ def test_a_trial_that_another_sweep_has_finished_is_taken_from_there_unless_a_fr
     assert load(tmp_path / "first").reused_from.isna().all()
     third = run(tiny_plan.model_copy(update={"name": "third"}), tmp_path / "third", MACHINES["serial"], Ledger(fresh=True))
     assert third.count("replicas began") == 2
+
+
+def test_parts_that_another_sweep_has_finished_are_taken_and_the_rest_is_trained(tiny_plan: Plan, tmp_path: Path) -> None:
+    parts = split(tiny_plan.trials, 8, tiny_plan.corpus_id)  # as for a machine of eight processors
+    fewer_seeds = with_seeds(tiny_plan, 1).trials
+    keys = ["variant", "learning_rate", "seed"]
+    for name, finished in (("split", parts[:3]), ("seeds", fewer_seeds)):
+        home = tmp_path / name
+        run(tiny_plan.model_copy(update={"trials": tuple(finished)}), home / "before", MACHINES["serial"])
+        said = run(tiny_plan, home / "now", MACHINES["serial"])
+        now = load(home / "now").sort_values(keys)
+        assert len(now) == 2 * 2 * 2
+        assert f"{len(finished)} trials are taken from other sweeps" in said
+        assert (now.reused_from == "before").sum() == sum(len(trial.replicas) for trial in finished) < len(now)
+        assert "replicas began" not in run(tiny_plan, home / "now", MACHINES["serial"])
+        assert "replicas began" in run(tiny_plan, home / "fresh", MACHINES["serial"], Ledger(fresh=True))
+        fresh = load(home / "fresh").sort_values(keys)
+        assert fresh.reused_from.isna().all()
+        assert now[keys].values.tolist() == fresh[keys].values.tolist()
+        assert now.val_loss.tolist() == pytest.approx(fresh.val_loss.tolist(), rel=1e-5)  # in stacks of other sizes: to rounding
 
 
 def test_what_failed_stays_failed_where_no_retry_is_wanted(tiny_plan: Plan, tmp_path: Path) -> None:
@@ -198,7 +219,7 @@ def test_a_lost_process_is_told_from_an_exception_of_the_trial(said: str, lost: 
 @pytest.mark.slow
 def test_both_runners_find_the_same_losses_to_the_bit(tiny_plan: Plan, tmp_path: Path) -> None:
     for name, machine in MACHINES.items():
-        run(tiny_plan, tmp_path / name, machine)
+        assert "replicas began" in run(tiny_plan, tmp_path / name, machine, Ledger(fresh=True))
     serial, ray = (load_curves(tmp_path / name) for name in MACHINES)
     for column in ("trial_id", "seed", "learning_rate", "step", "train_loss", "val_loss"):
         assert serial[column].tolist() == ray[column].tolist(), column
