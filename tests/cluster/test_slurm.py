@@ -43,7 +43,7 @@ def home(tiny_text: Path) -> Iterator[Path]:
         (folder / "bin" / name).write_text(f"#!/usr/bin/env bash\n{does}\n")
         (folder / "bin" / name).chmod(0o755)
     (folder / "short.py").write_text(TINY_SPACE.format(tokens=384, text=tiny_text))
-    (folder / "long.py").write_text(TINY_SPACE.format(tokens=200_000, text=tiny_text))
+    (folder / "long.py").write_text(TINY_SPACE.format(tokens=100_000, text=tiny_text))
     yield folder
     shutil.rmtree(folder)
 

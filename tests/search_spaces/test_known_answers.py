@@ -29,9 +29,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def answered(space: Space, name: str, folder: Path) -> Comparison:
-    """The whole way of the question: planned, trained side by side, collected, reported."""
+    """The whole way of the question: planned, trained, collected, reported."""
     plan = make_plan(name, find(name).question, space, identify(space.base.dataset, space.base.tokenizer))
-    run(plan, folder / name, Machine(), Console(quiet=True))
+    run(plan, folder / name, Machine(serial=True), Console(quiet=True))
     collect(folder / name)
     _, page = report(folder / name)
     assert page.is_file()
@@ -48,7 +48,8 @@ def words_file(path: Path, words: Sequence[str]) -> None:
 def test_heads_change_no_parameter_and_no_compute(tmp_path: Path) -> None:
     """2 * (4 d^2 + 4 d + 2 d f + d + f + 4 d) + 2 d weights of blocks at d = 48, f = 158, whatever the heads: 50,044."""
     asked = find("heads").space
-    comparison = answered(replace(asked, base=asked.base.copy(max_tokens=10_240), repeat=2), "heads", tmp_path)
+    base = asked.base.copy(max_tokens=10_240, eval_tokens=4_096)
+    comparison = answered(replace(asked, base=base, tune={"learning_rate": Choice(5e-3, 1e-2)}, repeat=2), "heads", tmp_path)
     rows = comparison.source.results
     assert sorted(rows["num_heads"].unique()) == [1, 2, 3, 4, 6]
     assert set(rows["status"]) == {"finished"}
@@ -134,7 +135,7 @@ def test_no_feed_forward_goes_under_the_entropy_of_its_source_and_all_come_near(
     asked = find("mlp_ratio").space
     base = asked.base.copy(
         dataset=f"text:{tmp_path / 'chain.txt'}", tokenizer=str(tmp_path / "tokenizer.json"), vocab_size=SYMBOLS + 1,
-        eval_tokens=24_000, warmup=0.1, learning_rate=1e-2,
+        eval_tokens=24_000, num_evaluations=2, max_tokens=61_440, warmup=0.1, learning_rate=1e-2,
     )  # fmt: skip
     comparison = answered(replace(asked, base=base, tune={}, repeat=2), "mlp_ratio", tmp_path)
     entropy = entropy_rate(matrix)
