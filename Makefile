@@ -20,8 +20,9 @@ lint: $(READY)
 fast: $(READY) # side by side
 	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 8
 
-slow: $(READY) # files side by side: each starts the Ray that its tests share; one more than processors, for they wait for much
-	$(BIN)/python -m pytest -m slow --numprocesses $$($(BIN)/python -c 'import os; print(min(8, 1 + (os.cpu_count() or 1)))') --dist loadfile
+slow: $(READY) # files side by side: each starts the Ray that its tests share; more than processors, for they wait for much
+	$(BIN)/python -m pytest -m slow --numprocesses $$($(BIN)/python -c 'import os; print(min(8, 3 + (os.cpu_count() or 1)))') \
+		--dist loadfile --no-loadscope-reorder
 
 bench: $(READY) ## measure what benchmarks/RESULTS.md and the README quote
 	$(BIN)/python -m benchmarks

@@ -25,6 +25,15 @@ if (
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files whose tests are allowed most time come first, so that none of several processes is left with a long one at the end."""
+    limits: dict[Path, int] = {}
+    for item in items:
+        if (limit := item.get_closest_marker("timeout")) is not None:
+            limits[item.path] = max(limits.get(item.path, 0), limit.args[0])
+    items.sort(key=lambda item: -limits.get(item.path, 0))
+
+
 @pytest.fixture(scope="session")
 def tiny_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A corpus of 400 short documents, enough for windows of 16 tokens."""
