@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import archsweep
@@ -16,6 +17,7 @@ from benchmarks.timing import header
 if TYPE_CHECKING:
     import pandas as pd
 
+ROUNDS = 3
 REPOSITORY = Path(archsweep.__file__).parent.parent
 SIZES = ("num_layers", "num_heads", "hidden_size", "context_length", "vocab_size", "batch_size")
 SPACE = '''"""One layer or two?"""
@@ -42,11 +44,15 @@ def main() -> None:
     print(f"before it {spent.before:.1f} s: planning, and Ray and its workers start")
 
     (home / "small.py").write_text(SPACE)
-    spent, results = _sweep(str(home / "small.py"), home / "small")
-    peer = _peer(results)
-    ours = sum(spent)
+    ours, theirs = [], []
+    for number in range(ROUNDS):
+        spent, results = _sweep(str(home / "small.py"), home / f"small{number}")
+        ours.append(sum(spent))
+        theirs.append(_peer(results))
+    times = [peer / own for own, peer in zip(ours, theirs, strict=True)]
     print(
-        f"24 replicas of 200 steps: archsweep {ours:.0f} s, Ray Tune over Trainer {peer:.0f} s, both from start to end: {peer / ours:.1f}x"
+        f"24 replicas of 200 steps, from start to end, medians of {ROUNDS} by turns: archsweep {median(ours):.0f} s, Ray Tune over "
+        f"Trainer {median(theirs):.0f} s, {median(times):.1f}x ({min(times):.1f} to {max(times):.1f})"
     )
 
 
