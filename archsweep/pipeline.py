@@ -313,7 +313,7 @@ def run(
             if trials or len(settled.trials) < settled.size:
                 with trackers.opened(settled, folder, leavings.track, progress.say) as told:
                     storage = Storage(machine.cache_dir, machine.checkpoint_seconds, leavings.keep_models)
-                    search = _search(settled, folder)
+                    search = _search(settled, trials, folder)
                     watched = recorder.Recorder(folder, progress, told, machine.cache, search, _early_stopping(settled, folder))
                     _train(settled, trials, folder, machine, storage, watched, progress, search)
 
@@ -373,14 +373,16 @@ def _runner(machine: Machine) -> Callable[..., object] | None:
     return None
 
 
-def _search(plan: Plan, folder: Path) -> Search | None:
-    """The search as its records say, each of its suggestions kept in plan.json before it trains; None for a grid."""
+def _search(plan: Plan, trials: list[Trial], folder: Path) -> Search | None:
+    """The search as its records say, each of its suggestions kept in plan.json before it trains; None for a grid. Those of `trials`, which
+    are to train, that failed before have not ended."""
     if plan.method is None:
         return None
     from archsweep.planning.search import Search
     from archsweep.running.recorder import recorded_result
 
-    known = {trial.id: recorded_result(folder / TRIALS_FOLDER / trial.id) for trial in plan.trials}
+    again = {trial.id for trial in trials}
+    known = {trial.id: recorded_result(folder / TRIALS_FOLDER / trial.id) for trial in plan.trials if trial.id not in again}
     results = {trial: result for trial, result in known.items() if result}
     return Search(plan, results, lambda grown: grown.save(folder / PLAN_FILE), folder / JOURNAL_FILE)
 

@@ -50,8 +50,8 @@ class Result(NamedTuple):
 class Search:
     """Asks a sampler for points, refuses those that cannot be trained, and gives those it has trained before their result again.
 
-    `results` are of the plan's trials by id, `keep` gets the plan each time that it has grown, and `journal` is the file in which optuna's
-    own tools can watch the study.
+    `results` are of the plan's trials by id, without those that will be trained again; `keep` gets the plan each time that it has grown,
+    and `journal` is the file in which optuna's own tools can watch the study.
     """
 
     def __init__(
@@ -98,10 +98,12 @@ class Search:
         return None
 
     def report(self, trial: Trial, step: int, loss: float) -> None:
-        """Note what an evaluation found."""
+        """Note what an evaluation found; a point that has ended takes no more."""
         if self._several or not isfinite(loss):
             return
         for number in self._waiting_for(trial.id):
+            if self._known(number).state.is_finished():
+                continue
             self._study._storage.set_trial_intermediate_value(self._known(number)._trial_id, step, loss)
             self._mirrored(number)
 

@@ -204,6 +204,14 @@ def test_a_trial_that_succeeds_after_it_had_failed_is_known_by_its_result(tmp_pa
     assert len(search.plan.trials) == 14
 
 
+def test_a_trial_that_failed_goes_on_with_its_evaluations_when_it_is_trained_again(tmp_path: Path) -> None:
+    made = plan()
+    search = Search(made, {made.trials[0].id: Result("failed")}, journal=tmp_path / "journal")
+    train(search, list(made.trials))
+    states = [state for state, *_ in watched(tmp_path / "journal")]
+    assert (states.count("FAIL"), states.count("COMPLETE")) == (1, 14)
+
+
 def test_a_conditional_field_is_part_of_a_variant_only_where_its_condition_holds() -> None:
     compare = {"family": Choice("gpt2", "llama"), "ffn_size": When(IntRange(16, 64, 16), family="llama"), "dropout": Uniform(0, 0.5)}
     for trial in plan(compare=compare).trials:

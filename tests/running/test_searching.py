@@ -16,7 +16,7 @@ from rich.console import Console
 
 import archsweep
 from archsweep import ASHA, Choice, IntRange, LogUniform, Optuna, Space, load, pipeline
-from archsweep.pipeline import Machine
+from archsweep.pipeline import Ledger, Machine
 from archsweep.planning.plan import Plan, make_plan
 from archsweep.records.write import recorded_outcome
 from archsweep.running.recorder import recorded_result
@@ -80,6 +80,19 @@ def test_a_trial_that_fails_is_told_as_failed_and_the_search_goes_on(tiny_config
     run(plan.model_copy(update={"trials": (broken, *plan.trials[1:])}), folder)
     assert states(folder)[0] == "FAIL"
     assert states(folder).count("COMPLETE") == 11
+
+
+def test_a_trial_that_failed_is_trained_again_and_the_search_has_its_result(tiny_config: ExperimentConfig, folder: Path) -> None:
+    plan = search(tiny_config, trials=10)
+    broken = plan.trials[0].model_copy(update={"config": plan.trials[0].config.copy(device="cuda:63")})
+    run(plan.model_copy(update={"trials": (broken, *plan.trials[1:])}), folder)
+    assert states(folder)[0] == "FAIL"
+    Plan.load(folder / "plan.json").model_copy(update={"trials": plan.trials}).save(folder / "plan.json")
+    pipeline.run(plan, folder, SERIAL, Console(file=io.StringIO()), Ledger(retry_failed=False))
+    assert states(folder)[0] == "FAIL"
+    run(plan, folder)
+    assert set(load(folder).status) == {"finished"}
+    assert states(folder) == ["COMPLETE"] * 10  # each point once, as if none had failed
 
 
 @pytest.mark.slow
