@@ -41,10 +41,10 @@ if TYPE_CHECKING:
     from archsweep.config import ExperimentConfig, Replica
     from archsweep.planning.length import Speed
     from archsweep.planning.plan import Trial
-    from archsweep.planning.search import Search
+    from archsweep.planning.search import Result, Search
     from archsweep.running.early_stopping import EarlyStopping
     from archsweep.running.progress import Progress
-    from archsweep.running.recorder import Recorder
+    from archsweep.running.recorder import Place, Recorder
     from archsweep.running.worker import KeepModels, Storage
     from archsweep.space import Space
 
@@ -313,8 +313,9 @@ def run(
             if trials or len(settled.trials) < settled.size:
                 with trackers.opened(settled, folder, leavings.track, progress.say) as told:
                     storage = Storage(machine.cache_dir, machine.checkpoint_seconds, leavings.keep_models)
-                    search = _search(settled, trials, folder)
-                    watched = recorder.Recorder(folder, progress, told, machine.cache, search, _early_stopping(settled, folder))
+                    place, stopping = recorder.Place(folder), _early_stopping(settled, folder)
+                    search = _search(settled, trials, place, ledger, progress, stopping)
+                    watched = recorder.Recorder(place, progress, told, machine.cache, search, stopping)
                     _train(settled, trials, folder, machine, storage, watched, progress, search)
 
 
@@ -373,18 +374,33 @@ def _runner(machine: Machine) -> Callable[..., object] | None:
     return None
 
 
-def _search(plan: Plan, trials: list[Trial], folder: Path) -> Search | None:
+def _search(
+    plan: Plan, trials: list[Trial], place: Place, ledger: Ledger, progress: Progress, early_stopping: EarlyStopping | None
+) -> Search | None:
     """The search as its records say, each of its suggestions kept in plan.json before it trains; None for a grid. Those of `trials`, which
     are to train, that failed before have not ended."""
     if plan.method is None:
         return None
     from archsweep.planning.search import Search
-    from archsweep.running.recorder import recorded_result
+    from archsweep.running.recorder import recorded_result, reuse, to_train
+
+    def recorded(trial: Trial) -> Result | None:
+        """The result of a suggestion that is not trained, for the reasons for which those that are known at the start are not."""
+        with place.opened() as folder:
+            ended = not to_train([trial], folder, retry_failed=ledger.retry_failed)
+            if not ended and (ledger.fresh or not reuse([trial], folder)):
+                return None
+            if early_stopping:
+                early_stopping.know(trial, folder)
+            taken = f"taken from another sweep in {folder.parent}; --fresh trains it"
+            progress.trial_recorded(trial, "ended before and stays as it is" if ended else taken)
+            return recorded_result(folder / TRIALS_FOLDER / trial.id)
 
     again = {trial.id for trial in trials}
-    known = {trial.id: recorded_result(folder / TRIALS_FOLDER / trial.id) for trial in plan.trials if trial.id not in again}
+    home = place.folder / TRIALS_FOLDER
+    known = {trial.id: recorded_result(home / trial.id) for trial in plan.trials if trial.id not in again}
     results = {trial: result for trial, result in known.items() if result}
-    return Search(plan, results, lambda grown: grown.save(folder / PLAN_FILE), folder / JOURNAL_FILE)
+    return Search(plan, results, lambda grown: grown.save(place.folder / PLAN_FILE), place.folder / JOURNAL_FILE, recorded)
 
 
 def _early_stopping(plan: Plan, folder: Path) -> EarlyStopping | None:

@@ -50,8 +50,8 @@ class Result(NamedTuple):
 class Search:
     """Asks a sampler for points, refuses those that cannot be trained, and gives those it has trained before their result again.
 
-    `results` are of the plan's trials by id, without those that will be trained again; `keep` gets the plan each time that it has grown,
-    and `journal` is the file in which optuna's own tools can watch the study.
+    `results` are of the plan's trials by id, without those that will be trained again; `keep` gets the plan each time that it has grown;
+    `journal` is the file in which optuna's own tools can watch the study; `recorded` has the result of a suggestion that somebody trained.
     """
 
     def __init__(
@@ -60,12 +60,13 @@ class Search:
         results: Mapping[str, Result] | None = None,
         keep: Callable[[Plan], object] = lambda plan: None,
         journal: Path | None = None,
+        recorded: Callable[[Trial], Result | None] = lambda trial: None,
     ) -> None:
         if plan.space is None or plan.method is None:
             raise SpaceError(f"{plan.name} must be planned from its search space to go on, and it was read from a file. Plan it again.")
         self.plan = plan
         self.exhausted = False
-        self._space, self._method, self._keep = plan.space, plan.method, keep
+        self._space, self._method, self._keep, self._recorded = plan.space, plan.method, keep, recorded
         self._several = len(plan.method.objectives) > 1
         self._numbers: list[int] = []  # of the points in the study
         with _quiet():
@@ -93,9 +94,19 @@ class Search:
                 self.exhausted = True
                 return None
             with _quiet():
-                if (trial := self._suggest()) is not None:
-                    return trial
+                trial = self._suggest()
+            if trial is not None and not self._ended_before(trial):
+                return trial
         return None
+
+    def _ended_before(self, trial: Trial) -> bool:
+        """Whether a suggestion need not be trained; the study then has its result."""
+        if (result := self._recorded(trial)) is None:
+            return False
+        for step, loss in result.losses.items():
+            self.report(trial, step, loss)
+        self.tell(trial, result)
+        return True
 
     def report(self, trial: Trial, step: int, loss: float) -> None:
         """Note what an evaluation found; a point that has ended takes no more."""

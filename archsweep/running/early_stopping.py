@@ -36,8 +36,13 @@ class EarlyStopping:
         for trial in trials:
             self._expect(trial)
         for trial in trials:
-            for rows in write.recorded_evaluations(folder / TRIALS_FOLDER / trial.id).values():
-                self._note(trial, rows)
+            self.know(trial, folder)
+
+    def know(self, trial: Trial, folder: Path) -> None:
+        """Note what the sweep in `folder` has recorded of the trial."""
+        self._expect(trial)
+        for rows in write.recorded_evaluations(folder / TRIALS_FOLDER / trial.id).values():
+            self._note(trial, rows)
 
     def stops(self, trial: Trial, rows: Rows) -> bool:
         """Note an evaluation; whether the trial stops there. A run that repeats what it had reported is judged where it was last."""

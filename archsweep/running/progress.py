@@ -43,8 +43,12 @@ class Progress:
         self._lock = threading.RLock()  # the screen and progress.json are drawn from threads of their own
         left = {trial.id for trial in trials}
         for trial in (trial for trial in plan.trials if trial.id not in left):
-            place = folder / TRIALS_FOLDER / trial.id
-            rows = [evaluations[-1] for evaluations in read_records(place / RECORDS_FILE).values()]
+            self._ended_before(trial)
+
+    def _ended_before(self, trial: Trial) -> None:
+        place = self._folder / TRIALS_FOLDER / trial.id
+        rows = [evaluations[-1] for evaluations in read_records(place / RECORDS_FILE).values()]
+        with self._lock:
             self._tally.ended(trial, state_of(recorded_outcome(place)), rows)
 
     @contextmanager
@@ -76,6 +80,11 @@ class Progress:
         with self._lock:
             self._tally.began(trial)
         self._note(f"{trial.label}: {len(trial.replicas)} replicas began", trial)
+
+    def trial_recorded(self, trial: Trial, how: str) -> None:
+        """A trial that a search suggests has ended already: `how` says where."""
+        self._ended_before(trial)
+        self.say(f"{trial.label}: {how}", trial)
 
     def trial_noted(self, trial: Trial, notes: Sequence[str]) -> None:
         for note in notes:

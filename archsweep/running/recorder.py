@@ -20,6 +20,7 @@ from archsweep.running.worker import best_setting_loss
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from archsweep.planning.plan import Trial
@@ -33,6 +34,26 @@ ERROR_FILE = "error.txt"
 ENDED = {"finished", "stopped"}  # of a trial that is not run again
 
 
+class Place:
+    """The folder that a run began in, which its path may no longer lead to."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with self._writable():
+            self._identity = _identity(folder)
+
+    @contextmanager
+    def opened(self) -> Iterator[Path]:
+        """The folder, for writing. Raises MachineError where it cannot be written, or is no longer the one that the run began in."""
+        with self._writable():
+            if _identity(self.folder) != self._identity:
+                raise OSError("it is not the folder in which the run began, but was unmounted, moved or replaced")
+            yield self.folder
+
+    def _writable(self) -> AbstractContextManager[None]:
+        return must_be_writable(self.folder, "What was recorded is there; the same command goes on once there is room and permission.")
+
+
 class Recorder:
     """Writes a sweep's records as its trials report, and tells `progress`, `trackers`, the `search` that suggested them, and
     `early_stopping`; with `cache_dir`, what training took is kept there for plans.
@@ -42,15 +63,14 @@ class Recorder:
 
     def __init__(
         self,
-        folder: Path,
+        place: Place,
         progress: Progress,
         trackers: Trackers,
         cache_dir: Path | None = None,
         search: Search | None = None,
         early_stopping: EarlyStopping | None = None,
     ) -> None:
-        self._folder, self._cache_dir = folder, cache_dir
-        self._identity = _identity(folder)
+        self._place, self._cache_dir = place, cache_dir
         self._progress, self._trackers = progress, trackers
         self._search, self._early_stopping = search, early_stopping
         self._reported: set[str] = set()
@@ -140,14 +160,12 @@ class Recorder:
     @property
     def home(self) -> Path:
         """Where the trials' folders are."""
-        return self._folder / TRIALS_FOLDER
+        return self._place.folder / TRIALS_FOLDER
 
     @contextmanager
     def _opened(self, trial: Trial) -> Iterator[Path]:
         """The trial's folder, for writing."""
-        with must_be_writable(self._folder, "What was recorded is there; the same command goes on once there is room and permission."):
-            if _identity(self._folder) != self._identity:
-                raise OSError("it is not the folder in which the run began, but was unmounted, moved or replaced")
+        with self._place.opened():
             yield self.trial_folder(trial)
 
 

@@ -61,9 +61,7 @@ class Tally:
 
     def began(self, trial: Trial) -> None:
         """An attempt at a trial, the first or a later one."""
-        if trial.id not in self._states:
-            self._unknown -= 1
-            self._losses.expect([trial])
+        self._meet(trial)
         if trial.id not in self._work:
             self._work[trial.id] = trial.work
             self._known_work += trial.work
@@ -82,11 +80,18 @@ class Tally:
 
     def ended(self, trial: Trial, state: State, rows: Sequence[Mapping[str, Any]] = ()) -> None:
         """In this run or before it, with the last rows of its replicas."""
+        self._meet(trial)
         self._set(trial.id, state)
         self._waits_no_more(trial)
         self._attempts.pop(trial.id, None)
         self._left.pop(trial.id, None)
         self._losses.add(trial.label, rows)
+
+    def _meet(self, trial: Trial) -> None:
+        """One that a search suggested is unknown no more."""
+        if trial.id not in self._states:
+            self._unknown -= 1
+            self._losses.expect([trial])
 
     def _set(self, trial_id: str, state: State) -> None:
         if (before := self._states.get(trial_id)) is not None:

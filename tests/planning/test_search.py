@@ -128,6 +128,21 @@ def test_a_point_that_was_trained_before_gets_its_result_again_and_a_space_witho
     assert len(repeated) == len(search.plan.points) - 4
 
 
+def test_a_suggestion_that_somebody_trained_gives_its_result_and_is_a_trial_that_is_not_trained(tmp_path: Path) -> None:
+    made = plan()
+    whole = Search(made)
+    results = train(whole, list(made.trials))
+    *_, eleventh, twelfth, thirteenth, last = results
+    theirs = {trial: results[trial] for trial in (eleventh, thirteenth, last)}
+    search = Search(made, journal=tmp_path / "journal", recorded=lambda trial: theirs.get(trial.id))
+    trained = train(search, list(made.trials))
+    assert set(trained) == set(results) - set(theirs)
+    assert twelfth in trained
+    assert search.plan == whole.plan  # what follows does not know who trained it
+    losses = {str(step): loss for step, loss in theirs[last].losses.items()}
+    assert watched(tmp_path / "journal")[-1] == ["COMPLETE", [theirs[last].val_loss], points(whole)[-1], losses]
+
+
 def watched(journal: Path) -> list[list[Any]]:
     """What another process reads of the study: state, values, parameters and intermediate values of each trial."""
     script = (

@@ -103,13 +103,26 @@ def test_asha_never_stops_the_best_and_stops_the_only_worst_of_many(losses: list
     assert reason_to_stop(rule, float("inf"), losses) is not None
 
 
+def record(trial: Trial, losses: dict[int, float], folder: Path) -> None:
+    """The trial's losses by step, as a sweep in `folder` that was killed has recorded them."""
+    (folder / "trials" / trial.id).mkdir(parents=True)
+    lines = [json.dumps(row) for step, loss in losses.items() for row in rows(trial, step, loss)]
+    (folder / "trials" / trial.id / "records.jsonl").write_text("\n".join(lines) + '\n{"torn')
+
+
+def test_a_trial_that_is_taken_from_another_sweep_meanwhile_counts_from_then_on(trials: tuple[Trial, ...], tmp_path: Path) -> None:
+    taken, first, second = trials[:3]
+    stopping = EarlyStopping(ASHA(0.25, 2), [first], tmp_path)
+    assert not stopping.stops(first, rows(first, 20, 5.0))
+    record(taken, {20: 4.0, 40: 3.0}, tmp_path)
+    stopping.know(taken, tmp_path)
+    assert stopping.stops(second, rows(second, 20, 4.5))  # number 2 of 3, and the best 1 go on
+
+
 def test_what_was_seen_before_a_restart_counts_after_it_and_is_judged_once(trials: tuple[Trial, ...], tmp_path: Path) -> None:
     first, second, third = trials[:3]
     for trial, losses in ((first, {20: 5.0, 40: 4.0}), (second, {20: 5.5, 40: 4.5})):
-        folder = tmp_path / "trials" / trial.id
-        folder.mkdir(parents=True)
-        lines = [json.dumps(row) for step, loss in losses.items() for row in rows(trial, step, loss)]
-        (folder / "records.jsonl").write_text("\n".join(lines) + '\n{"torn')
+        record(trial, losses, tmp_path)
     stopping = EarlyStopping(ASHA(0.25, 2), trials, tmp_path)
     assert not stopping.stops(second, rows(second, 20, 5.5))  # it had passed there before
     assert stopping.stops(second, rows(second, 40, 4.5))  # and had not been judged here

@@ -12,7 +12,7 @@ from archsweep.errors import MachineError
 from archsweep.planning import throughput
 from archsweep.running.measure import measure
 from archsweep.running.progress import Progress
-from archsweep.running.recorder import Recorder
+from archsweep.running.recorder import Place, Recorder
 from archsweep.running.trackers import Trackers
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def report(seconds: float) -> dict[str, Any]:
 def test_a_trial_that_lasts_leaves_what_its_training_took_and_a_short_one_nothing(tmp_path: Path, tiny_plan: Plan) -> None:
     trial = tiny_plan.trials[0]
     progress = Progress(tiny_plan, [trial], tmp_path, Console(file=io.StringIO()))
-    recorder = Recorder(tmp_path, progress, Trackers({}, print), tmp_path / "cache")
+    recorder = Recorder(Place(tmp_path), progress, Trackers({}, print), tmp_path / "cache")
     for seconds in (0.1, 10.0):
         recorder.begin(trial)
         recorder.finish(trial, report(seconds))

@@ -106,6 +106,19 @@ def test_a_trial_that_was_split_counts_as_its_parts(tiny_plan: Plan) -> None:
     assert tally.snapshot().share_done == pytest.approx(0.5)
 
 
+def test_a_suggestion_that_had_ended_elsewhere_is_one_of_those_to_come_and_takes_no_work(tiny_plan: Plan) -> None:
+    known, suggested = tiny_plan.trials
+    tally = Tally([known], [known], unknown=2)
+    assert str(tally.snapshot().counts) == "0 of 3 trials finished, 3 to do"
+    tally.began(known)
+    tally.reported(known, report(step=6, seconds=4))
+    assert tally.snapshot().share_done == pytest.approx(1 / 3)
+    tally.ended(suggested, "finished", rows({(rate, seed): 4.0 for rate in (1e-3, 3e-3) for seed in (0, 1)}))
+    assert str(tally.snapshot().counts) == "1 of 3 trials finished, 1 running, 1 to do"
+    assert tally.snapshot().share_done == pytest.approx(1 / 2)
+    assert tally.snapshot().best is not None
+
+
 def test_what_a_checkpoint_brought_is_no_speed(tiny_plan: Plan) -> None:
     first, _ = tiny_plan.trials
     clock = Clock()

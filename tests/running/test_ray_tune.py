@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from archsweep.running import ray_tune
-from archsweep.running.recorder import Recorder
+from archsweep.running.recorder import Place, Recorder
 from archsweep.running.trackers import Trackers
 from archsweep.running.worker import Storage
 from archsweep.training.data import prepare
@@ -69,7 +69,7 @@ def seen(tiny_plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> tuple[Wat
     ids = {trial.id: prepare(trial.config).id for trial in tiny_plan.trials}
     import ray  # noqa: F401  # as a user's own process may have, before anything says that this Ray is to be closed
 
-    recorder = Recorder(tmp_path_factory.mktemp("sweep"), watch, Trackers({}, print))  # type: ignore[arg-type]
+    recorder = Recorder(Place(tmp_path_factory.mktemp("sweep")), watch, Trackers({}, print))  # type: ignore[arg-type]
     with ray_tune.started(num_cpus=1, num_gpus=1) as cluster:
         (frame,) = cluster.run(tiny_plan.trials, ids, recorder, threading.Event(), Storage(None, 60.0, "best"))
     return watch, frame

@@ -20,6 +20,7 @@ from archsweep.pipeline import Ledger, Machine
 from archsweep.planning.plan import Plan, make_plan
 from archsweep.records.write import recorded_outcome
 from archsweep.running.recorder import recorded_result
+from archsweep.running.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from archsweep.config import ExperimentConfig
@@ -28,9 +29,9 @@ REPOSITORY = Path(archsweep.__file__).parent.parent
 SERIAL, RAY = Machine(serial=True), Machine(num_cpus=2, num_gpus=0)
 
 
-def run(plan: Plan, folder: Path, machine: Machine = SERIAL) -> str:
+def run(plan: Plan, folder: Path, machine: Machine = SERIAL, ledger: Ledger | None = None) -> str:
     screen = io.StringIO()
-    pipeline.run(plan, folder, machine, Console(file=screen, width=300))
+    pipeline.run(plan, folder, machine, Console(file=screen, width=300), ledger)
     pipeline.collect(folder)
     return screen.getvalue()
 
@@ -88,11 +89,41 @@ def test_a_trial_that_failed_is_trained_again_and_the_search_has_its_result(tiny
     run(plan.model_copy(update={"trials": (broken, *plan.trials[1:])}), folder)
     assert states(folder)[0] == "FAIL"
     Plan.load(folder / "plan.json").model_copy(update={"trials": plan.trials}).save(folder / "plan.json")
-    pipeline.run(plan, folder, SERIAL, Console(file=io.StringIO()), Ledger(retry_failed=False))
+    run(plan, folder, ledger=Ledger(retry_failed=False))
     assert states(folder)[0] == "FAIL"
     run(plan, folder)
     assert set(load(folder).status) == {"finished"}
     assert states(folder) == ["COMPLETE"] * 10  # each point once, as if none had failed
+
+
+def test_a_suggestion_that_another_sweep_has_finished_is_taken_from_there_unless_a_fresh_one_is_asked_for(
+    tiny_config: ExperimentConfig, tmp_path: Path
+) -> None:
+    run(search(tiny_config, trials=11), tmp_path / "first")
+    said = run(search(tiny_config, trials=12), tmp_path / "second")
+    assert "10 trials are taken from other sweeps" in said
+    assert said.count(f"taken from another sweep in {tmp_path}; --fresh trains it") == 1
+    assert said.count("replicas began") == 1
+    first, second = load(tmp_path / "first"), load(tmp_path / "second")
+    assert second.val_loss.tolist()[:11] == first.val_loss.tolist()
+    assert second.reused_from.fillna("").tolist() == ["first"] * 11 + [""]
+    assert states(tmp_path / "second") == ["COMPLETE"] * 12
+    seen = Snapshot.model_validate_json((tmp_path / "second" / "progress.json").read_bytes())
+    assert str(seen.counts) == "12 of 12 trials finished"
+    assert seen.best is not None
+    assert seen.best.val_loss == second.val_loss.min()
+    fresh = Ledger(fresh=True)
+    assert run(search(tiny_config, trials=11), tmp_path / "third", ledger=fresh).count("replicas began") == 11
+
+
+def test_a_search_whose_plan_was_removed_trains_none_of_its_trials_again(tiny_config: ExperimentConfig, folder: Path) -> None:
+    run(search(tiny_config, trials=11), folder)
+    before = load(folder)
+    (folder / "plan.json").unlink()
+    said = run(search(tiny_config, trials=11), folder, ledger=Ledger(fresh=True))
+    assert "ended before and stays as it is" in said
+    assert "replicas began" not in said
+    assert load(folder).equals(before)
 
 
 @pytest.mark.slow
