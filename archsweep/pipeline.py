@@ -400,7 +400,8 @@ def _search(
     home = place.folder / TRIALS_FOLDER
     known = {trial.id: recorded_result(home / trial.id) for trial in plan.trials if trial.id not in again}
     results = {trial: result for trial, result in known.items() if result}
-    return Search(plan, results, lambda grown: grown.save(place.folder / PLAN_FILE), place.folder / JOURNAL_FILE, recorded)
+    keep, journal = (lambda grown: grown.save(place.folder / PLAN_FILE)), place.folder / JOURNAL_FILE
+    return Search(plan, results, keep, journal, place.opened, recorded)
 
 
 def _early_stopping(plan: Plan, folder: Path) -> EarlyStopping | None:

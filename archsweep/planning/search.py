@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import random
 import warnings
+from contextlib import nullcontext
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -24,6 +25,7 @@ from archsweep.vocabulary import Choice, IntRange, LogUniform, Optuna, values_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from pydantic import JsonValue
@@ -51,7 +53,8 @@ class Search:
     """Asks a sampler for points, refuses those that cannot be trained, and gives those it has trained before their result again.
 
     `results` are of the plan's trials by id, without those that will be trained again; `keep` gets the plan each time that it has grown;
-    `journal` is the file in which optuna's own tools can watch the study; `recorded` has the result of a suggestion that somebody trained.
+    `journal` is the file in which optuna's own tools can watch the study; `opened` is around whatever either of them writes; `recorded` has
+    the result of a suggestion that somebody trained.
     """
 
     def __init__(
@@ -60,18 +63,21 @@ class Search:
         results: Mapping[str, Result] | None = None,
         keep: Callable[[Plan], object] = lambda plan: None,
         journal: Path | None = None,
+        opened: Callable[[], AbstractContextManager[object]] = nullcontext,
         recorded: Callable[[Trial], Result | None] = lambda trial: None,
     ) -> None:
         if plan.space is None or plan.method is None:
             raise SpaceError(f"{plan.name} must be planned from its search space to go on, and it was read from a file. Plan it again.")
         self.plan = plan
         self.exhausted = False
-        self._space, self._method, self._keep, self._recorded = plan.space, plan.method, keep, recorded
+        self._space, self._method = plan.space, plan.method
+        self._keep, self._opened, self._recorded = keep, opened, recorded
         self._several = len(plan.method.objectives) > 1
         self._numbers: list[int] = []  # of the points in the study
         with _quiet():
             self._study = optuna.create_study(directions=["minimize"] * len(plan.method.objectives), study_name=plan.name)
-            self._mirror = _Mirror(journal, self._study, plan.method) if journal else None
+            with opened():
+                self._mirror = _Mirror(journal, self._study, plan.method) if journal else None
             for point in plan.points:
                 self._remember(point, (results or {}).get(point.trial or ""))
 
@@ -156,7 +162,8 @@ class Search:
             else:
                 grown["trials"] = (*self.plan.trials, trial)
         self.plan = self.plan.model_copy(update={**grown, "points": (*self.plan.points, point)})
-        self._keep(self.plan)
+        with self._opened():
+            self._keep(self.plan)
         self._mirrored(asked.number)
         return trial
 
@@ -237,7 +244,8 @@ class Search:
 
     def _mirrored(self, number: int) -> None:
         if self._mirror:
-            self._mirror.show(self._known(number))
+            with self._opened():
+                self._mirror.show(self._known(number))
 
 
 class _Generations(optuna.samplers.NSGAIISampler):

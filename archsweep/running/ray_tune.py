@@ -140,6 +140,11 @@ class _Work:
     def add(self, trial: Trial) -> None:
         self.trials[trial.id], self.requests[trial.id] = trial, self.cluster.request(trial)
 
+    def end_by(self, error: Exception) -> None:
+        """End the run, which then raises `error`."""
+        self.broken = self.broken or error
+        self.stop.set()
+
     def fail(self, trial: Trial, details: str) -> None:
         """Record a failure, of which Tune says `details`, as the trial's end or with the next try that it gets."""
         asked, lost = self.requests[trial.id], _is_loss(details)
@@ -416,11 +421,18 @@ def _searching(work: _Work, trials: Iterator[Trial]) -> dict[str, Any]:
             return {}  # as for the callbacks below
 
         def suggest(self, trial_id: str) -> Any:
-            if self._work.stop.is_set() or (trial := next(self._trials, None)) is None:
+            if self._work.stop.is_set() or (trial := self._next()) is None:
                 return self.FINISHED
             self._work.add(trial)
             asks = list(self._work.requests[trial.id])
             return {"trial_id": trial.id, "suggested": trial.model_dump_json(), "asks": asks} | trial.config.to_dict()
+
+        def _next(self) -> Trial | None:
+            try:
+                return next(self._trials, None)
+            except Exception as error:  # as for the callbacks below
+                self._work.end_by(error)
+                return None
 
         def on_trial_complete(self, trial_id: str, result: Report | None = None, error: bool = False) -> None: ...
 
@@ -507,8 +519,7 @@ def _callbacks(work: _Work) -> list[Any]:
             try:
                 what(self._work.trials[trial.config["trial_id"]])
             except Exception as error:
-                self._work.broken = error
-                self._work.stop.set()
+                self._work.end_by(error)
 
     # Without one logger of its own, Tune's dataframe would be empty.
     return [Record(work), JsonLoggerCallback()]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import threading
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
 
+from archsweep.errors import MachineError
 from archsweep.running import ray_tune
 from archsweep.running.recorder import Place, Recorder
 from archsweep.running.trackers import Trackers
@@ -17,6 +19,7 @@ from archsweep.running.worker import Storage
 from archsweep.training.data import prepare
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from archsweep.planning.plan import Plan, Trial
@@ -98,3 +101,16 @@ def test_tunes_own_dataframe_has_a_row_per_trial_with_the_configs_field_names(se
 def test_a_trial_on_a_logical_gpu_gets_its_share_of_it(seen: tuple[Watch, Any]) -> None:
     # Two trials of a few MB share a device at the smallest share, an eighth.
     assert seen[1]["gpu_share"].tolist() == [0.125, 0.125]
+
+
+def test_what_a_search_raises_ends_the_run_by_a_stop_that_saves_its_trials() -> None:
+    def suggestions() -> Iterator[Trial]:
+        raise MachineError("the disk is gone")
+        yield
+
+    cluster, stop = ray_tune.Cluster(SimpleNamespace(nodes=list), is_elsewhere=False), threading.Event()  # a Ray without nodes
+    work = ray_tune._Work(cluster, {}, stop=stop, recorder=None, storage=None, carrier=None)  # type: ignore[arg-type]
+    searcher = ray_tune._searching(work, suggestions())["search_alg"]
+    assert searcher.suggest("first") == searcher.FINISHED
+    assert stop.is_set()
+    assert str(work.broken) == "the disk is gone"

@@ -16,10 +16,12 @@ from rich.console import Console
 
 import archsweep
 from archsweep import ASHA, Choice, IntRange, LogUniform, Optuna, Space, load, pipeline
+from archsweep.errors import MachineError
 from archsweep.pipeline import Ledger, Machine
 from archsweep.planning.plan import Plan, make_plan
+from archsweep.planning.search import Result, Search
 from archsweep.records.write import recorded_outcome
-from archsweep.running.recorder import recorded_result
+from archsweep.running.recorder import Place, recorded_result
 from archsweep.running.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -114,6 +116,50 @@ def test_a_suggestion_that_another_sweep_has_finished_is_taken_from_there_unless
     assert seen.best.val_loss == second.val_loss.min()
     fresh = Ledger(fresh=True)
     assert run(search(tiny_config, trials=11), tmp_path / "third", ledger=fresh).count("replicas began") == 11
+
+
+class Remover(io.StringIO):
+    """A screen on which a line that holds `part`, said for the `times`th time, lets the folder vanish."""
+
+    def __init__(self, folder: Path, part: str, times: int) -> None:
+        super().__init__()
+        self.folder, self.part, self.times = folder, part, times
+
+    def write(self, text: str) -> int:
+        self.times -= text.count(self.part)
+        if self.times <= 0 and self.folder.exists():
+            self.folder.rename(self.folder.with_name("moved"))
+        return super().write(text)
+
+
+def test_a_search_suggests_nothing_into_the_place_where_its_folder_was(tiny_config: ExperimentConfig, folder: Path) -> None:
+    screen = Remover(folder, "finished, validation loss", times=10)  # then comes the first suggestion
+    with pytest.raises(MachineError, match="No such file or directory"):
+        pipeline.run(search(tiny_config, trials=11), folder, SERIAL, Console(file=screen, width=300))
+    assert not folder.exists()
+    folder.with_name("moved").rename(folder)
+    run(search(tiny_config, trials=11), folder)
+    assert states(folder) == ["COMPLETE"] * 11
+
+
+def test_a_search_writes_nothing_where_its_folder_was(tiny_config: ExperimentConfig, folder: Path) -> None:
+    folder.mkdir()
+    plan, place = search(tiny_config), Place(folder)
+    ours = Search(plan, keep=lambda grown: grown.save(folder / "plan.json"), journal=folder / "optuna.journal", opened=place.opened)
+    folder.rename(folder.with_name("moved"))
+    for is_there_again, trial in zip((False, True), plan.trials, strict=False):
+        if is_there_again:
+            folder.mkdir()
+        for write in (
+            lambda trial=trial: ours.report(trial, 3, 5.0),
+            lambda trial=trial: ours.tell(trial, Result("finished", 5.0)),
+            ours.suggest,
+            lambda: Search(plan, journal=folder / "optuna.journal", opened=place.opened),
+        ):
+            with pytest.raises(MachineError, match="the same command goes on"):
+                write()
+        assert folder.exists() == is_there_again
+    assert not list(folder.iterdir())
 
 
 def test_a_search_whose_plan_was_removed_trains_none_of_its_trials_again(tiny_config: ExperimentConfig, folder: Path) -> None:
