@@ -128,6 +128,17 @@ def test_a_point_that_was_trained_before_gets_its_result_again_and_a_space_witho
     assert len(repeated) == len(search.plan.points) - 4
 
 
+def test_the_study_has_a_trials_value_at_every_point_that_suggested_it_before_its_result_or_after(tmp_path: Path) -> None:
+    made = plan(12, compare={"num_layers": Choice(*range(1, 7)), "num_heads": Choice(1, 2)})
+    search = Search(made, journal=tmp_path / "journal")
+    results = train(search, list(made.trials))
+    assert any(point.duplicate for point in made.points)  # which waited for the result
+    assert any(point.duplicate for point in search.plan.points[len(made.points) :])  # whose trial had it
+    told = [(state, values, losses) for state, values, _, losses in watched(tmp_path / "journal")]
+    expected = [results[point.trial or ""] for point in search.plan.points]
+    assert told == [("COMPLETE", [each.val_loss], {str(step): loss for step, loss in each.losses.items()}) for each in expected]
+
+
 def test_a_suggestion_that_somebody_trained_gives_its_result_and_is_a_trial_that_is_not_trained(tmp_path: Path) -> None:
     made = plan()
     whole = Search(made)
