@@ -64,18 +64,20 @@ class RunningTrial(_Known):
 
 
 class Best(_Known):
-    """The best variant so far: the mean validation loss over the seeds of its best tuned setting, and half of its 95 % t interval."""
+    """The best variant so far by the plan's metric: the mean over the seeds of its best tuned setting, and half of its 95 % t interval."""
 
     variant: str
     val_loss: float
-    half_width: float | None  # None for one seed
+    bits_per_byte: float | None = None  # where that is the plan's metric
+    half_width: float | None  # of the metric; None for one seed
     seeds: int
     learning_rate: float
     weight_decay: float
 
     def __str__(self) -> str:
+        value, unit = (self.val_loss, "") if self.bits_per_byte is None else (self.bits_per_byte, " bits/byte")
         spread = "" if self.half_width is None else f" ± {self.half_width:.4f}"
-        return f"{self.val_loss:.4f}{spread} {self.variant} (learning_rate {self.learning_rate:g}, {self.seeds} seeds)"
+        return f"{value:.4f}{spread}{unit} {self.variant} (learning_rate {self.learning_rate:g}, {self.seeds} seeds)"
 
 
 class Snapshot(_Known):

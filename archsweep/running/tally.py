@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from archsweep.planning.plan import Trial
     from archsweep.running.worker import Report
+    from archsweep.vocabulary import Metric
 
 RATE_SECONDS = 30.0  # of reports that a trial's tokens per second are taken over
 CONFIDENCE = 0.95
@@ -28,9 +29,16 @@ class Tally:
     """What a run of `trials` has done; `planned` are all trials of the plan, those that had ended before among them."""
 
     def __init__(
-        self, planned: Sequence[Trial], trials: Sequence[Trial], clock: Callable[[], float] = perf_counter, *, unknown: int = 0
+        self,
+        planned: Sequence[Trial],
+        trials: Sequence[Trial],
+        clock: Callable[[], float] = perf_counter,
+        *,
+        unknown: int = 0,
+        metric: Metric = "val_loss",
     ) -> None:
-        """`unknown` more trials will come, which a search has yet to suggest: each is taken for the mean of those that are known."""
+        """`unknown` more trials will come, which a search has yet to suggest: each is taken for the mean of those that are known; `metric`
+        says which is the best."""
         self._unknown = unknown
         self._clock, self._began = clock, clock()
         self._states: dict[str, State] = {}
@@ -44,7 +52,7 @@ class Tally:
         self._gained = 0.0
         self._first_report: tuple[float, float] | None = None  # when, and the work done by then: start-up is not the rate
         self._last_report = 0.0
-        self._losses = Losses(planned)
+        self._losses = Losses(planned, metric)
         for trial in planned:
             self._set(trial.id, "to_do")
         self.expect(trials)
@@ -174,11 +182,12 @@ class _Attempt:
 
 
 class Losses:
-    """The losses of finished replicas by variant and tuned setting, whichever trials they come from, and the best of them."""
+    """The losses of finished replicas by variant and tuned setting, whichever trials they come from, and the best of them by `metric`."""
 
-    def __init__(self, planned: Sequence[Trial]) -> None:
+    def __init__(self, planned: Sequence[Trial], metric: Metric = "val_loss") -> None:
+        self._metric, self._lowest = metric, math.inf
         self._seeds: dict[Setting, set[int]] = defaultdict(set)
-        self._found: dict[Setting, dict[int, float]] = defaultdict(dict)
+        self._found: dict[Setting, dict[int, Mapping[str, Any]]] = defaultdict(dict)
         self.best: Best | None = None
         self.expect(planned)
 
@@ -193,19 +202,22 @@ class Losses:
         for row in rows:
             if row["status"] == "finished":
                 setting = variant, row["learning_rate"], row["weight_decay"]
-                self._found[setting][row["seed"]] = row["val_loss"]
+                self._found[setting][row["seed"]] = row
                 if self._found[setting].keys() >= self._seeds[setting]:
                     self._consider(setting)
 
     def _consider(self, setting: Setting) -> None:
-        losses = list(self._found[setting].values())
-        if self.best is None or fmean(losses) < self.best.val_loss:
+        rows = list(self._found[setting].values())
+        values = [row[self._metric] for row in rows]
+        if fmean(values) < self._lowest:
+            self._lowest = fmean(values)
             variant, learning_rate, weight_decay = setting
             self.best = Best(
                 variant=variant,
-                val_loss=fmean(losses),
-                half_width=_half_width(losses),
-                seeds=len(losses),
+                val_loss=fmean(row["val_loss"] for row in rows),
+                bits_per_byte=self._lowest if self._metric == "bits_per_byte" else None,
+                half_width=_half_width(values),
+                seeds=len(rows),
                 learning_rate=learning_rate,
                 weight_decay=weight_decay,
             )

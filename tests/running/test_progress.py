@@ -154,6 +154,21 @@ def test_the_best_variant_is_the_lowest_mean_with_its_t_interval(tiny_plan: Plan
     assert best.half_width == pytest.approx(12.7062 * standard_error, rel=1e-5)  # the t table's 97.5 % at one degree of freedom
 
 
+def test_where_bits_per_byte_are_compared_the_best_variant_has_the_fewest_and_shows_them(tiny_plan: Plan, tmp_path: Path) -> None:
+    plan = tiny_plan.model_copy(update={"metric": "bits_per_byte"})
+    few, many = plan.trials  # tokens for one text: their losses are not comparable
+    progress = Progress(plan, plan.trials, tmp_path, Console(file=io.StringIO(), width=200))
+    with progress.written():
+        for trial, losses, bits in ((few, (3.0, 3.0), (2.0, 2.2)), (many, (2.0, 2.0), (2.5, 2.5))):
+            last = [row(seed, 1e-3, loss) | {"bits_per_byte": each} for seed, (loss, each) in enumerate(zip(losses, bits, strict=True))]
+            progress.trial_finished(trial, report(step=6, seconds=4, val_loss=losses[0]) | {"rows": last}, Outcome(status="finished"))
+    best = Snapshot.model_validate_json((tmp_path / "progress.json").read_bytes()).best
+    assert best is not None
+    assert (best.variant, best.val_loss, best.bits_per_byte) == (few.label, 3.0, pytest.approx(2.1))
+    assert best.half_width == pytest.approx(12.7062 * 0.1, rel=1e-5)  # of 2.0 and 2.2
+    assert f"best 2.1000 ± 1.2706 bits/byte {few.label}" in (tmp_path / "sweep.log").read_text()
+
+
 def test_a_setting_whose_seeds_lie_in_two_trials_counts_when_both_have_finished(tiny_plan: Plan) -> None:
     trial = tiny_plan.trials[0]
     halves = [
