@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -167,7 +168,7 @@ class ArchitectureExperiment:
 
     def _losses_on(self, windows: torch.Tensor) -> torch.Tensor:
         with matmul_precision(self.config, self.device):
-            losses = [running.stack.evaluate(windows, running.micro_batch_size) for running in self.stacks]
+            losses = [running.evaluate(windows) for running in self.stacks]
         return torch.cat(losses).cpu().double()
 
     def run(self, report: Report | None = None) -> list[Row]:
@@ -389,18 +390,27 @@ class StackInTraining:
         seconds = perf_counter() - started
         self.step, self.seconds, self._seconds_of_last_step = last, self.seconds + seconds, seconds / max(1, last - first)
 
+    def evaluate(self, windows: torch.Tensor) -> torch.Tensor:
+        """As the stack's `evaluate`, in micro-batches."""
+        return self._fitting(lambda: self.stack.evaluate(windows, self.micro_batch_size))
+
     def _take(self, step: int, batch: torch.Tensor) -> None:
-        try:
-            losses = self._accumulate(step, batch)
-        except torch.OutOfMemoryError:
-            if not self.shrinks or self.micro_batch_size == 1:
-                raise
-            self.micro_batch_size = -(-self.micro_batch_size // 2)
-            torch.cuda.empty_cache()
-            self._take(step, batch)
-            return
+        losses = self._fitting(lambda: self._accumulate(step, batch))
         self._count(losses)
         self.optimizer.step(step, losses)
+
+    def _fitting(self, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """What `compute` returns; where memory runs out, with half of the micro-batch, and half of that."""
+        while True:
+            try:
+                return compute()
+            except torch.OutOfMemoryError:
+                if not self.shrinks or self.micro_batch_size == 1:
+                    raise
+            # Only after the block is the exception gone, whose frames hold the tensors of what failed; a recording's are in cycles besides.
+            gc.collect()
+            torch.cuda.empty_cache()
+            self.micro_batch_size = -(-self.micro_batch_size // 2)
 
     def _accumulate(self, step: int, batch: torch.Tensor) -> torch.Tensor:
         """The (K,) mean losses of a step's windows (K, W, T + 1), their gradients added micro-batch by micro-batch."""

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -196,6 +197,40 @@ def test_where_memory_runs_out_the_micro_batch_gets_smaller_and_the_curve_stays(
         assert run.column("train_loss", replica) == pytest.approx(whole.column("train_loss", replica), rel=1e-5)
     with pytest.raises(torch.OutOfMemoryError):
         train(small.copy(micro_batch_size=4), REPLICAS)
+
+
+class Held:
+    """Something large, in a cycle with itself, as what a recording leaves."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+@pytest.mark.parametrize("where", ["compute_gradients", "_evaluate"])
+def test_nothing_of_what_ran_out_of_memory_is_alive_at_the_next_try(
+    small: ExperimentConfig, train: Train, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    whole, compute = train(small, REPLICAS), getattr(ReplicaStack, where)
+    held: list[weakref.ref[Held]] = []
+    alive: list[bool] = []
+
+    def cramped(stack: ReplicaStack, windows: torch.Tensor, *more: Any, **options: Any) -> torch.Tensor:
+        alive.append(any(reference() is not None for reference in held))
+        activations = Held()
+        if windows.shape[1] > 3:
+            held.append(weakref.ref(activations))
+            raise torch.OutOfMemoryError("injected")
+        return compute(stack, windows, *more, **options)
+
+    monkeypatch.setattr(ReplicaStack, where, cramped)
+    run = train(small, REPLICAS, stack_size=3)
+    assert len(held) == 2  # 8, 4
+    assert not any(alive)
+    assert run.column("micro_batch") == [2] * 4
+    for replica in range(3):
+        assert run.column("val_loss", replica) == pytest.approx(whole.column("val_loss", replica), rel=1e-5)
+    with pytest.raises(torch.OutOfMemoryError):
+        train(small, REPLICAS, shrinks=False)
 
 
 def test_training_never_waits_for_a_number_within_a_step(small: ExperimentConfig, corpora: Path) -> None:
