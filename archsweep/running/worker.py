@@ -161,7 +161,8 @@ def _fit(trial: Trial, device: torch.device, gpu_share: float, cache_dir: Path |
     part = min(1.0, gpu_share or 1.0)
     whole = torch.cuda.get_device_properties(device).total_memory
     free = max(0, int(whole * part) - CUDA_CONTEXT_BYTES)
-    torch.cuda.set_per_process_memory_fraction(free / whole, device)  # Ray's share is bookkeeping: this holds the trial to it
+    # Ray's share is bookkeeping: this holds the trial to it. By the index, None for the current one: "cuda" alone is refused here.
+    torch.cuda.set_per_process_memory_fraction(free / whole, device.index)
     precision = resolve_precision(trial.config, device)
     measured = calibration(cache_dir or default_cache_dir(), device_name(device))
     most = choose_stack_size(trial.config, len(trial.replicas), device)

@@ -1,4 +1,4 @@
-"""Out of memory through Ray: a larger share of the GPU first, then smaller micro-batches, then a failure with its reason."""
+"""Out of memory: a larger share of the GPU first, then smaller micro-batches, then a failure with its reason."""
 
 from __future__ import annotations
 
@@ -7,17 +7,26 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 
 import archsweep
+from archsweep.config import ExperimentConfig
+from archsweep.planning.memory import CALIBRATION_FILE, stack_memory_bytes
 from archsweep.planning.plan import make_plan
+from archsweep.running import worker
+from archsweep.running.resources import CUDA_CONTEXT_BYTES
 from archsweep.space import Choice, Space
 from archsweep.training.corpus import identify
+from archsweep.training.data import prepare
 
 if TYPE_CHECKING:
-    from archsweep.config import ExperimentConfig
+    from collections.abc import Callable, Iterator
+
+    from archsweep.planning.plan import Plan
 
 REPOSITORY = Path(archsweep.__file__).parents[1]
 
@@ -77,3 +86,65 @@ def test_a_trial_that_runs_out_of_memory_gets_more_of_the_gpu_then_smaller_piece
         attempts = [json.loads(path.read_text())["reason"] for path in sorted(folder.glob("results.json.attempt*"))]
         assert [reason.split("fit ")[1] for reason in attempts[:2]] == ["0.125 of the device", "0.25 of the device"]
     assert "again with 0.25 of a GPU instead of 0.125" in done.stdout
+
+
+CRAMPED = ExperimentConfig(
+    num_layers=4, num_heads=4, hidden_size=256, context_length=64, batch_size=256, max_tokens=4 * 256 * 64, eval_tokens=64 * 64,
+    num_evaluations=2, vocab_size=512, precision="fp32", device="cuda",
+)  # fmt: skip
+HELD = stack_memory_bytes(CRAMPED, 1).total // 2  # bytes, some 600 MB: what such a trial may have of the GPU
+
+
+@pytest.mark.parametrize(("device", "index"), [("cuda", 0), ("cuda:1", 1)])
+def test_a_trial_is_held_to_its_share_of_the_gpu_that_it_trains_on(
+    tiny_plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, index: int
+) -> None:
+    """Of CUDA only the driver is a stand-in: 10 GB on each device."""
+    held: list[tuple[float, int]] = []
+    monkeypatch.setattr(torch.cuda.memory, "_lazy_init", lambda: None)
+    monkeypatch.setattr(torch._C, "_cuda_setMemoryFraction", lambda part, device: held.append((part, device)), raising=False)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=10**10))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA A10")
+    trial = tiny_plan.trials[0].model_copy(update={"config": tiny_plan.trials[0].config.copy(precision="fp32")})
+    for share in (0.25, 1.0):
+        fit = worker._fit(trial, torch.device(device), share, tmp_path)
+        assert fit == {"stack_size": 4, "micro_batch_size": 4, "shrinks": share == 1.0}
+    assert held == [((2.5e9 - CUDA_CONTEXT_BYTES) / 1e10, index), ((1e10 - CUDA_CONTEXT_BYTES) / 1e10, index)]
+
+
+@pytest.fixture
+def train_cramped(tmp_path: Path) -> Iterator[Callable[[float], worker.Report]]:
+    """Trains a trial with a share of the GPU, in this process, to its last report. Its batch is thought to fit wherever it is put."""
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(f"Number {n} follows number {n - 1}, and {n * n} is its square." for n in range(4000)))
+    config = CRAMPED.copy(dataset=f"text:{text}")
+    corpus = prepare(config, tmp_path)
+    (trial,) = make_plan("cramped", "?", Space(base=config, compare={"num_layers": Choice(4)}, repeat=1), corpus.id).trials
+    (tmp_path / CALIBRATION_FILE).write_text(json.dumps({torch.cuda.get_device_name(): 0.01}))
+    storage = worker.Storage(tmp_path, checkpoint_seconds=60.0, keep_models="none")
+    torch.cuda.empty_cache()  # what earlier tests left counts too
+    yield lambda share: list(worker.train_trial(trial, corpus.id, storage, 1, tmp_path / trial.id, share))[-1]
+    torch.cuda.set_per_process_memory_fraction(1.0)
+    torch.cuda.empty_cache()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_trial_that_does_not_fit_its_part_of_a_gpu_ends_there(train_cramped: Callable[[float], worker.Report]) -> None:
+    whole = torch.cuda.get_device_properties(0).total_memory
+    with pytest.raises(torch.OutOfMemoryError):
+        train_cramped((CUDA_CONTEXT_BYTES + HELD) / whole)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_trial_that_does_not_fit_a_whole_gpu_shrinks_until_it_does(
+    train_cramped: Callable[[float], worker.Report], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = torch.cuda.get_device_properties(0).total_memory
+    monkeypatch.setattr(worker, "CUDA_CONTEXT_BYTES", whole - HELD)  # a GPU of which nothing else is free
+    (row,) = train_cramped(1.0)["rows"]
+    assert row["status"] == "finished"
+    assert row["micro_batch"] < CRAMPED.batch_size
+    assert row["peak_memory_bytes"] <= HELD
