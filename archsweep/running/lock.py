@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 STOP_FILE = "stop"
 TRIES, TRY_SECONDS = 5, 0.05  # who only looks holds the lock for a moment
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # what a disk without locks answers
 SIGN_OF_LIFE_SECONDS = 60.0  # a driver on another host, whose lock may not show here, writes its progress every two
 
 
@@ -57,8 +59,12 @@ def locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder / LOCK_FILE, "a+")  # noqa: SIM115  # closed below, which is what gives the lock back
     with lock:
-        if not _take(lock, fcntl.LOCK_EX, TRIES):
+        with must_be_writable(folder, OTHER_RESULTS):
+            taken = _take(lock, fcntl.LOCK_EX, TRIES)
+        if taken is False:
             raise MachineError(f"{folder} is being run by {last_owner(folder) or 'another process'}. Wait for it, or stop it.")
+        if taken is None or uri_of(folder) is None:  # else `mirror.pushed` has waited: the times of a store's copies tell less
+            _refuse_beside_a_living_one(folder, has_locks=taken is not None)
         (folder / STOP_FILE).unlink(missing_ok=True)
         lock.truncate(0)
         lock.write(Owner(pid=os.getpid(), host=socket.gethostname(), since=datetime.now(UTC)).model_dump_json())
@@ -70,24 +76,40 @@ def locked(folder: Path) -> Iterator[None]:
             lock.truncate(0)
 
 
+def _refuse_beside_a_living_one(folder: Path, has_locks: bool) -> None:
+    """Raises MachineError where the file of a lock that is ours names another process that lives: not every disk shows a lock to all."""
+    other = _living_owner(folder, has_locks)
+    if other is None or (other.pid, other.host) == (os.getpid(), socket.gethostname()):
+        return
+    silent = time.time() - last_sign(folder)
+    raise MachineError(
+        f"{folder} is being run by {other}, whose last sign of life is {max(0.0, silent):.0f} s old. Wait for it, or stop it; if it was "
+        f"killed, give the same command again in {max(1.0, SIGN_OF_LIFE_SECONDS - silent):.0f} s."
+    )
+
+
 def owner(folder: Path) -> Owner | None:
     """The process that runs the sweep in `folder`, as far as this host can see; None where none does."""
     try:
         with open(folder / LOCK_FILE) as lock:
-            if not (written := last_owner(folder)) or not _take(lock, fcntl.LOCK_SH, 1):
+            if not (written := last_owner(folder)) or (taken := _take(lock, fcntl.LOCK_SH, 1)) is False:
                 return written
     except OSError:
         return None
-    return _owner_elsewhere(folder)
+    return _living_owner(folder, has_locks=taken is not None)
 
 
 def is_held_here(folder: Path) -> bool:
     """Whether a process of this machine runs the sweep, so that its folder here is the truth and a copy elsewhere is behind."""
     try:
         with open(folder / LOCK_FILE) as lock:
-            return not _take(lock, fcntl.LOCK_SH, 1)
+            taken = _take(lock, fcntl.LOCK_SH, 1)
     except OSError:
         return False
+    if taken is not None:
+        return not taken
+    living = _living_owner(folder, has_locks=False)
+    return living is not None and living.host == socket.gethostname()
 
 
 def ask_to_stop(folder: Path, runner: Owner) -> None:
@@ -106,13 +128,19 @@ def asked_to_stop(folder: Path) -> str | None:
     return request.by if request.to == last_owner(folder) else None
 
 
-def _take(lock: TextIO, kind: int, tries: int) -> bool:
-    """Try to lock the file, shared or exclusively; closing it gives the lock back."""
+def _take(lock: TextIO, kind: int, tries: int) -> bool | None:
+    """Try to lock the file, shared or exclusively; closing it gives the lock back. None where its disk has no locks."""
     for number in range(tries):
         time.sleep(TRY_SECONDS if number else 0)
-        with suppress(BlockingIOError):
+        try:
             fcntl.flock(lock, kind | fcntl.LOCK_NB)
             return True
+        except BlockingIOError:
+            continue
+        except OSError as error:
+            if error.errno in NO_LOCKS:
+                return None
+            raise
     return False
 
 
@@ -124,15 +152,16 @@ def last_owner(folder: Path) -> Owner | None:
         return None
 
 
-def _owner_elsewhere(folder: Path) -> Owner | None:
-    """The process on another host that the lock file names, where it has shown a sign of life lately: not every shared disk has locks,
-    and a store has none, so that its copies on one host do not see each other's."""
-    written = last_owner(folder)
-    if written is None:
+def _living_owner(folder: Path, has_locks: bool) -> Owner | None:
+    """The process that the lock file names, where it lives although nothing is locked here: on another host, since not every shared disk
+    has locks that reach there; by a store's copy on this one; or on a disk without locks."""
+    if (written := last_owner(folder)) is None:
         return None
-    if written.host == socket.gethostname():
-        return written if uri_of(folder) and _is_alive(written.pid) else None
-    return written if time.time() - last_sign(folder) < SIGN_OF_LIFE_SECONDS else None
+    is_lively = time.time() - last_sign(folder) < SIGN_OF_LIFE_SECONDS
+    if written.host != socket.gethostname():
+        return written if is_lively else None
+    may_live = uri_of(folder) is not None or (not has_locks and is_lively)  # a lock of this host shows here, and ends with its process
+    return written if may_live and _is_alive(written.pid) else None
 
 
 def _is_alive(pid: int) -> bool:

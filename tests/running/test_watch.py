@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import signal
@@ -19,7 +21,7 @@ from archsweep import cli
 from archsweep.errors import MachineError, RecordError
 from archsweep.records import write
 from archsweep.running import watch
-from archsweep.running.lock import LOCK_FILE, STOP_FILE, Owner, ask_to_stop, asked_to_stop, locked, owner
+from archsweep.running.lock import LOCK_FILE, STOP_FILE, Owner, ask_to_stop, asked_to_stop, is_held_here, locked, owner
 from archsweep.running.snapshot import Counts, Snapshot
 
 if TYPE_CHECKING:
@@ -207,6 +209,57 @@ def test_one_process_at_a_time_has_a_sweep_and_looking_takes_it_from_nobody(tmp_
     with locked(tmp_path):  # a copy of the results may bring the request back
         ask_to_stop(tmp_path, running)
         assert asked_to_stop(tmp_path) is None, "a run would stop because an earlier one was asked to"
+
+
+def held_by(folder: Path, pid: int, host: str = os.uname().nodename) -> None:
+    """The folder with a lock file that names the process."""
+    (folder / LOCK_FILE).write_text(Owner(pid=pid, host=host, since=datetime.now(UTC)).model_dump_json())
+
+
+def a_dead_process() -> int:
+    with subprocess.Popen(["true"]) as process:
+        return process.pid
+
+
+def test_a_driver_elsewhere_whose_lock_does_not_reach_here_is_not_joined_while_it_shows_signs_of_life(tmp_path: Path) -> None:
+    held_by(tmp_path, 7, "another-host")
+    (tmp_path / "progress.json").write_text("{}")
+    os.utime(tmp_path / LOCK_FILE, (0, 0))  # it began long ago
+    before = (tmp_path / LOCK_FILE).read_bytes()
+    refused = r"is being run by process 7 on another-host since .*last sign of life is \d s old.* the same command again in (5\d|60) s"
+    with pytest.raises(MachineError, match=refused), locked(tmp_path):
+        pass
+    assert (tmp_path / LOCK_FILE).read_bytes() == before
+    os.utime(tmp_path / "progress.json", (0, 0))  # it was killed
+    with locked(tmp_path):
+        assert str(owner(tmp_path)).startswith(f"process {os.getpid()} on {os.uname().nodename} ")
+
+
+def test_after_a_driver_here_was_killed_nobody_waits(tmp_path: Path) -> None:
+    for pid in (a_dead_process(), os.getppid()):  # and where another process has got its number since
+        held_by(tmp_path, pid)
+        with locked(tmp_path):
+            pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
+def test_on_a_disk_without_locks_the_file_tells_who_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def flock(*arguments: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    held_by(tmp_path, os.getppid())
+    with pytest.raises(MachineError, match=rf"is being run by process {os.getppid()} on {os.uname().nodename} since"), locked(tmp_path):
+        pass
+    assert is_held_here(tmp_path)
+    held_by(tmp_path, a_dead_process())
+    assert not is_held_here(tmp_path)
+    with locked(tmp_path):
+        assert str(owner(tmp_path)).startswith(f"process {os.getpid()} on ")
+    held_by(tmp_path, 7, "another-host")
+    assert not is_held_here(tmp_path)
+    with pytest.raises(MachineError, match="process 7 on another-host"), locked(tmp_path):
+        pass
 
 
 def test_logs_are_of_one_trial_by_its_id_or_its_variant_and_a_misspelt_one_is_refused(tiny_plan: Plan, tmp_path: Path) -> None:
