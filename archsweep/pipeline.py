@@ -8,7 +8,7 @@ import shutil
 from collections import Counter, defaultdict
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
@@ -297,7 +297,7 @@ def run(
     trackers.check(leavings.track)
     _check_overrides(plan)
     _runner(machine)
-    with _opened(folder, plan, extend=ledger.extend) as settled:
+    with _opened(folder, plan, partial(console.print, markup=False, highlight=False), extend=ledger.extend) as settled:
         left = recorder.to_train(settled.trials, folder, retry_failed=ledger.retry_failed)
         if not ledger.fresh and (left != (parts := _in_parts(settled, left, folder))):
             settled, left = _with_parts(settled, left, parts, folder), parts
@@ -552,11 +552,11 @@ def is_sweep(folder: Path) -> bool:
 
 
 @contextmanager
-def _opened(folder: Path, plan: Plan, *, extend: bool = False) -> Iterator[Plan]:
+def _opened(folder: Path, plan: Plan, say: Callable[[str], object], *, extend: bool) -> Iterator[Plan]:
     """The sweep's folder, for this process alone, with the plan that it then holds: a folder answers one question."""
     from archsweep.running.lock import locked
 
-    with locked(folder):
+    with locked(folder, say):
         settled = _settled(folder / PLAN_FILE, plan, extend)
         with must_be_writable(folder, OTHER_RESULTS):
             settled.save(folder / PLAN_FILE)

@@ -20,13 +20,14 @@ from archsweep.records.schema import LOCK_FILE as LOCK_FILE
 from archsweep.records.schema import PROGRESS_FILE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
     from typing import TextIO
 
 STOP_FILE = "stop"
 TRIES, TRY_SECONDS = 5, 0.05  # who only looks holds the lock for a moment
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # what a disk without locks answers
+LOOK_SECONDS = 0.5
 SIGN_OF_LIFE_SECONDS = 60.0  # a driver on another host, whose lock may not show here, writes its progress every two
 
 
@@ -53,8 +54,11 @@ class StopRequest(BaseModel):
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """The sweep in `folder` for this process alone. Raises MachineError where another one has it, or the folder cannot be written."""
+def locked(folder: Path, say: Callable[[str], object] = lambda line: None) -> Iterator[None]:
+    """The sweep in `folder` for this process alone. Raises MachineError where another one has it, or the folder cannot be written.
+
+    Where it was run on another host, whose lock may not show here, this waits until that one shows that it lives, or has not for a minute.
+    """
     with must_be_writable(folder, OTHER_RESULTS):
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder / LOCK_FILE, "a+")  # noqa: SIM115  # closed below, which is what gives the lock back
@@ -64,7 +68,7 @@ def locked(folder: Path) -> Iterator[None]:
         if taken is False:
             raise MachineError(f"{folder} is being run by {last_owner(folder) or 'another process'}. Wait for it, or stop it.")
         if taken is None or uri_of(folder) is None:  # else `mirror.pushed` has waited: the times of a store's copies tell less
-            _refuse_beside_a_living_one(folder, has_locks=taken is not None)
+            _outlive(folder, taken is not None, say)
         (folder / STOP_FILE).unlink(missing_ok=True)
         lock.truncate(0)
         lock.write(Owner(pid=os.getpid(), host=socket.gethostname(), since=datetime.now(UTC)).model_dump_json())
@@ -76,16 +80,19 @@ def locked(folder: Path) -> Iterator[None]:
             lock.truncate(0)
 
 
-def _refuse_beside_a_living_one(folder: Path, has_locks: bool) -> None:
-    """Raises MachineError where the file of a lock that is ours names another process that lives: not every disk shows a lock to all."""
-    other = _living_owner(folder, has_locks)
-    if other is None or (other.pid, other.host) == (os.getpid(), socket.gethostname()):
+def _outlive(folder: Path, has_locks: bool, say: Callable[[str], object]) -> None:
+    """Wait while the file of a lock that is ours names another process that may live: not every disk shows a lock to all. Raises
+    MachineError once it shows that it does."""
+    if (other := _living_owner(folder, has_locks)) is None or (other.pid, other.host) == (os.getpid(), socket.gethostname()):
         return
-    silent = time.time() - last_sign(folder)
-    raise MachineError(
-        f"{folder} is being run by {other}, whose last sign of life is {max(0.0, silent):.0f} s old. Wait for it, or stop it; if it was "
-        f"killed, give the same command again in {max(1.0, SIGN_OF_LIFE_SECONDS - silent):.0f} s."
-    )
+    sign = last_sign(folder)
+    left = min(SIGN_OF_LIFE_SECONDS, SIGN_OF_LIFE_SECONDS - (time.time() - sign))
+    say(f"{folder} was being run by {other}; this goes on when it has shown no sign of life for another {left:.0f} s")
+    end = time.monotonic() + left
+    while time.monotonic() < end and _living_owner(folder, has_locks) is not None:
+        if last_sign(folder) != sign:
+            raise MachineError(f"{folder} is being run by {other}. Wait for it, or stop it.")
+        time.sleep(LOOK_SECONDS)
 
 
 def owner(folder: Path) -> Owner | None:

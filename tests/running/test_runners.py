@@ -17,6 +17,7 @@ from archsweep.planning.plan import make_plan
 from archsweep.planning.split import split
 from archsweep.records.schema import CURVES, RESULTS
 from archsweep.running import ray_tune
+from archsweep.running.lock import locked
 from archsweep.running.recorder import reason_in
 from archsweep.space import Choice, Space
 
@@ -185,7 +186,8 @@ def test_what_failed_stays_failed_where_no_retry_is_wanted(tiny_plan: Plan, tmp_
 
 
 def test_two_drivers_do_not_run_one_sweep_at_once(tiny_plan: Plan, tmp_path: Path) -> None:
-    with pipeline._opened(tmp_path, tiny_plan), pytest.raises(MachineError, match=rf"is being run by process {os.getpid()} on"):
+    refused = pytest.raises(MachineError, match=rf"is being run by process {os.getpid()} on {os.uname().nodename} since")
+    with locked(tmp_path), refused:
         run(tiny_plan, tmp_path, MACHINES["serial"])
 
 
