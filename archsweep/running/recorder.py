@@ -234,7 +234,7 @@ def in_parts(trials: Sequence[Trial], folder: Path, corpus_id: str) -> list[Tria
 
     Sweeps split trials for their machines, and sweeps of fewer seeds or rates have trained a part of this one's replicas.
     """
-    there = _planned_elsewhere(folder)
+    there = _planned_elsewhere(folder) if trials else {}
     found = []
     for trial in trials:
         left, parts = list(trial.replicas), []
