@@ -74,12 +74,14 @@ class Search:
         self._keep, self._opened, self._recorded = keep, opened, recorded
         self._several = len(plan.method.objectives) > 1
         self._numbers: list[int] = []  # of the points in the study
+        self._mirror: _Mirror | None = None
         with _quiet():
             self._study = optuna.create_study(directions=["minimize"] * len(plan.method.objectives), study_name=plan.name)
-            with opened():
-                self._mirror = _Mirror(journal, self._study, plan.method) if journal else None
             for point in plan.points:
                 self._remember(point, (results or {}).get(point.trial or ""))
+            if journal:
+                with opened():
+                    self._mirror = _Mirror(journal, self._study, plan.method)
 
     def begin(self) -> Plan:
         """Suggest the trials that depend on no result; the plan with them."""
@@ -256,16 +258,19 @@ class _Generations(optuna.samplers.NSGAIISampler):
 
 
 class _Mirror:
-    """The study once more, in a journal file: written anew at each start, then with every change."""
+    """The study once more, in a journal file. A file that holds it goes on, since others may have it open; any other is written anew."""
 
     def __init__(self, path: Path, study: optuna.Study, method: Optuna) -> None:
-        path.unlink(missing_ok=True)
         path.with_name(f"{path.name}.lock").unlink(missing_ok=True)  # of a process that was killed while it wrote
-        self._storage = JournalStorage(JournalFileBackend(str(path)))
-        self._study = optuna.create_study(storage=self._storage, study_name=study.study_name, directions=study.directions)
-        self._study.set_metric_names(list(method.objectives))
+        self._study = _held(path, study, method) or _begun(path, study, method)
+        self._storage = self._study._storage
         self._ids: dict[int, int] = {}
         self._shown: dict[int, tuple[TrialState, set[int]]] = {}
+        for trial in self._study.get_trials(deepcopy=False):
+            self._ids[trial.number] = trial._trial_id
+            self._shown[trial.number] = trial.state, set(trial.intermediate_values)
+        for trial in study.get_trials(deepcopy=False):
+            self.show(trial)
 
     def show(self, trial: FrozenTrial) -> None:
         """Bring the mirror up to this trial's state."""
@@ -278,6 +283,44 @@ class _Mirror:
             if trial.state != state:
                 self._storage.set_trial_state_values(own, trial.state, trial.values)
         self._shown[trial.number] = trial.state, set(trial.intermediate_values)
+
+
+def _begun(path: Path, study: optuna.Study, method: Optuna) -> optuna.Study:
+    """The study in a new journal file, without its trials."""
+    path.unlink(missing_ok=True)
+    begun = optuna.create_study(storage=_journal(path), study_name=study.study_name, directions=study.directions)
+    begun.set_metric_names(list(method.objectives))
+    return begun
+
+
+def _held(path: Path, study: optuna.Study, method: Optuna) -> optuna.Study | None:
+    """The study as the journal file holds it; None where it holds another one, or none that can be read and go on."""
+    if not path.exists() or not path.read_bytes().endswith(b"\n"):  # a kill tore its last line
+        return None
+    try:
+        held = optuna.load_study(storage=_journal(path), study_name=study.study_name)
+        trials = held.get_trials(deepcopy=False)
+    except OSError:
+        raise
+    except Exception:  # whatever optuna makes of a file that it did not write
+        return None
+    ours = study.get_trials(deepcopy=False)
+    same = (held.directions, held.metric_names) == (study.directions, list(method.objectives)) and len(trials) <= len(ours)
+    return held if same and all(map(_becomes, trials, ours)) else None
+
+
+def _journal(path: Path) -> JournalStorage:
+    return JournalStorage(JournalFileBackend(str(path)))
+
+
+def _becomes(before: FrozenTrial, now: FrozenTrial) -> bool:
+    """Whether a trial of a journal is this one of the study, or can become it by what is appended."""
+    if (before.params, before.distributions, before.user_attrs) != (now.params, now.distributions, now.user_attrs):
+        return False
+    if TrialState.RUNNING == before.state == now.state:
+        return True
+    ended_alike = (before.state, before.values) == (now.state, now.values)
+    return (ended_alike or before.state == TrialState.RUNNING) and before.intermediate_values.items() <= now.intermediate_values.items()
 
 
 def _quiet() -> warnings.catch_warnings[None]:

@@ -187,6 +187,51 @@ def test_another_process_watches_the_search_in_its_journal(tmp_path: Path) -> No
     ]
 
 
+def study(journal: Path) -> optuna.Study:
+    """The study as one who opens the journal now sees it, and goes on seeing it."""
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
+    return optuna.load_study(study_name="sweep", storage=storage)
+
+
+@pytest.mark.parametrize(("sampler", "objectives"), [("tpe", ("val_loss",)), ("nsga2", ("val_loss", "decode_latency"))])
+def test_who_has_the_journal_open_sees_the_search_go_on_after_a_restart(sampler: str, objectives: Any, tmp_path: Path) -> None:
+    made = plan(sampler=sampler, objectives=objectives, compare={"num_layers": IntRange(1, 4), "num_heads": Choice(1, 2, 4)}, trials=12)
+    journal, first = tmp_path / "journal", made.trials[0]
+    killed = Search(made, journal=journal)
+    stopped = Result("stopped", 9.0, losses={3: 9.0})
+    killed.report(first, 3, 9.0)
+    killed.tell(first, stopped)
+    results = {first.id: stopped} | train(killed, list(made.trials[1:]), most=9)
+    trains, ended = killed.plan.trials[10], result(killed.plan.trials[10])
+    killed.report(trains, 3, ended.losses[3])
+    seen, before = study(journal), journal.read_bytes()
+    again = Search(killed.plan, results | {trains.id: ended}, journal=journal)  # it ended, and that was not told any more
+    results |= {trains.id: ended} | train(again, [])
+    assert len(again.plan.trials) == 12
+    assert journal.read_bytes().startswith(before)
+    Search(again.plan, results, journal=tmp_path / "new")
+    assert watched(journal) == watched(tmp_path / "new")
+    assert [trial.values for trial in seen.trials] == [values for _, values, *_ in watched(journal)]
+
+
+@pytest.mark.parametrize("other", ["torn", "foreign", "failed", "longer", "objectives"])
+def test_a_journal_that_does_not_hold_the_search_is_written_anew(other: str, tmp_path: Path) -> None:
+    made, journal = plan(), tmp_path / "journal"
+    first = Search(plan(objectives=("val_loss", "parameters")) if other == "objectives" else made, journal=journal)
+    if other == "torn":
+        journal.write_bytes(journal.read_bytes()[:-1])
+    elif other == "foreign":
+        journal.write_text('{"op_code": "none"}\n')
+    elif other == "failed":
+        first.tell(made.trials[0], Result("failed"))  # which the search then trains again
+    elif other == "longer":
+        first.suggest()
+    Search(made, journal=journal)
+    Search(made, journal=tmp_path / "new")
+    assert watched(journal) == watched(tmp_path / "new")
+    assert study(journal).metric_names == ["val_loss"]
+
+
 @pytest.mark.parametrize(
     ("told", "state"),
     [
@@ -203,6 +248,9 @@ def test_whatever_becomes_of_a_trial_none_of_its_points_stays_running(told: Resu
     for trial in made.trials:
         search.tell(trial, told)
     assert {ended for ended, *_ in watched(tmp_path / "journal")} == {state}
+    before = (tmp_path / "journal").read_bytes()
+    Search(search.plan, {trial.id: told for trial in made.trials}, journal=tmp_path / "journal")
+    assert (tmp_path / "journal").read_bytes() == before  # which held all of it
     rebuilt = Search(search.plan, {trial.id: told for trial in made.trials}, journal=tmp_path / "rebuilt")
     assert {ended for ended, *_ in watched(tmp_path / "rebuilt")} == {state}
     assert rebuilt.plan == search.plan

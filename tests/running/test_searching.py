@@ -72,7 +72,9 @@ def test_a_search_trains_its_trials_keeps_its_points_and_knows_how_each_ended(ti
     assert load(folder).variant.nunique() == 12
     assert set(states(folder)) == {"COMPLETE"}
     assert "are finished and stay as they are" in run(search(tiny_config), folder)
+    before = (folder / "optuna.journal").read_bytes()
     run(search(tiny_config, trials=13), folder)  # a search goes on where it is given more trials
+    assert (folder / "optuna.journal").read_bytes().startswith(before)  # and so does what watches it
     assert Plan.load(folder / "plan.json").trials[:12] == plan.trials
     assert len(Plan.load(folder / "plan.json").trials) == 13
 
