@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 STORE = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "hidden", "AWS_EC2_METADATA_DISABLED": "true"}  # opens the store below
 os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray keeps what it finds when a process first imports it
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch's threads wait for each other by spinning: on shared processors, for long
 if (
     signal.getsignal(signal.SIGINT) == signal.SIG_IGN
 ):  # a shell has what it runs in the background ignore Ctrl-C, and so all that this starts
