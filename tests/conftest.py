@@ -21,6 +21,7 @@ STORE = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "hidden", "AWS_EC2
 os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray keeps what it finds when a process first imports it
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch's threads wait for each other by spinning: on shared processors, for long
+    os.environ.setdefault("RAY_worker_niceness", "0")  # 15 by default, with which they wait for every other test
 if (
     signal.getsignal(signal.SIGINT) == signal.SIG_IGN
 ):  # a shell has what it runs in the background ignore Ctrl-C, and so all that this starts
