@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import traceback
-from contextlib import closing
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from archsweep.running.recorder import Recorder, reason_in
 from archsweep.running.worker import Report, Storage, train_trial
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping, Sequence
+    from collections.abc import Generator, Iterator, Mapping, Sequence
     from threading import Event
 
     from archsweep.planning.plan import Trial
@@ -33,7 +33,7 @@ def run(
         recorder.begin(trial)
         reports = train_trial(trial, corpus_ids[trial.id], storage, threads=1, folder=recorder.trial_folder(trial))
         last: Report = {}
-        with closing(reports):
+        with _closing(reports):
             try:
                 while report := _next(reports):
                     recorder.report(trial, last := report)
@@ -45,6 +45,19 @@ def run(
                 recorder.fail(trial, reason_in(str(error)), str(error))
                 continue
         recorder.finish(trial, last)
+
+
+@contextmanager
+def _closing(reports: Generator[Report, None, None]) -> Iterator[None]:
+    """Close the reports after the block, which saves the trial. Where the block failed, that is what is raised: a disk that takes no
+    records takes no checkpoint either."""
+    try:
+        yield
+    except BaseException:
+        with suppress(Exception):
+            reports.close()
+        raise
+    reports.close()
 
 
 class _TrialError(Exception):

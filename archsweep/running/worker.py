@@ -182,6 +182,7 @@ def _keep(experiment: ArchitectureExperiment, rows: list[dict[str, Any]], folder
     if (best := best_replica(rows)) is None:
         return {}
     if keep_models != "none":
+        (folder / MODEL_FOLDER).mkdir(exist_ok=True)  # an error where the trial's folder is no longer there
         experiment.save_model(folder / MODEL_FOLDER, best)
     if keep_models == "all":
         for index, row in enumerate(rows):

@@ -30,6 +30,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, identity: object) -> None:
+        folder.parent.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._identity = json.dumps([FORMAT, identity], sort_keys=True)
 
@@ -37,7 +38,7 @@ class Checkpoints:
         """Write the next checkpoint, then remove all but the last KEPT. Raises OSError where the folder cannot be written."""
         numbers = self._numbers()
         number = numbers[-1] + 1 if numbers else 1
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.mkdir(exist_ok=True)  # without what it lies in: a disk that was unmounted meanwhile is not to be made anew
         path = self._tensors_path(number)
         draft = path.with_name(f".{path.name}.tmp")
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, draft)

@@ -20,6 +20,7 @@ from archsweep.running import ray_tune
 from archsweep.running.lock import locked
 from archsweep.running.recorder import reason_in
 from archsweep.space import Choice, Space
+from archsweep.training.replicas import ReplicaStack
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -189,6 +190,28 @@ def test_two_drivers_do_not_run_one_sweep_at_once(tiny_plan: Plan, tmp_path: Pat
     refused = pytest.raises(MachineError, match=rf"is being run by process {os.getpid()} on {os.uname().nodename} since")
     with locked(tmp_path), refused:
         run(tiny_plan, tmp_path, MACHINES["serial"])
+
+
+@pytest.mark.parametrize("evaluations", [2, 1], ids=["in the middle", "before its model is kept"])
+def test_a_folder_that_goes_away_ends_the_run_and_is_not_made_anew(
+    tiny_plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, evaluations: int
+) -> None:
+    """As a disk that is unmounted, at the first evaluation."""
+    folder, evaluate = tmp_path / "results" / "tiny", ReplicaStack.evaluate
+
+    def unmounted(*arguments: Any) -> Any:
+        if folder.exists():
+            folder.rename(tmp_path / "elsewhere")
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(ReplicaStack, "evaluate", unmounted)
+    first, *others = tiny_plan.trials
+    plan = tiny_plan.model_copy(
+        update={"trials": (first.model_copy(update={"config": first.config.copy(num_evaluations=evaluations)}), *others)}
+    )
+    with pytest.raises(MachineError, match=r"results/tiny must be writable: .*No such file or directory.*the same command goes on"):
+        run(plan, folder, MACHINES["serial"])
+    assert not list((tmp_path / "results").iterdir())
 
 
 def test_an_option_that_the_model_does_not_have_is_refused_before_anything_runs(tiny_plan: Plan, tmp_path: Path) -> None:
