@@ -34,7 +34,7 @@ class Spread(Sweep):
 
     def __init__(self, head: Node) -> None:
         super().__init__(head.home / "sweep", None, f"--address={nodes.DASHBOARD}", "-y", steps=STEPS)
-        self.environment = head.environment
+        self.environment, self.checkpoint_seconds = head.environment, 0.3  # each is sent to the driver
         self.around, self.verb = head.command, ("submit",)
 
 

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,11 +22,13 @@ import archsweep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
 REPOSITORY = Path(archsweep.__file__).parent.parent
 PATIENCE_SECONDS = 300.0  # for anything to happen on a busy machine
 ROUNDS = 3
-STEPS, LONG_STEPS = 300, 2400  # of each replica
+STEPS = 480  # of each replica: some seconds; longer ones would be recorded first
+HERE_BEFORE = "here-before"  # a file where the disk of the results will be
 WORKER = r"ray::\w*(Trial|Trainable)"  # how Ray titles a process that trains: by our class, or by what Tune makes of it
 
 SPACE = '''"""Two heads or four? As much work either way, so that the trials of two slots stay whole."""
@@ -41,6 +43,14 @@ TEXT = "\n\n".join(
     f"Number {n} follows number {n - 1}, and {n * n} is its square; {'rain' if n % 3 else 'sun'} comes after." for n in range(400)
 )
 
+# A killed raylet is noticed in a second or two, and a busy one has longer: otherwise it takes Ray some 13 s.
+HEALTH_CHECKS = {
+    "RAY_health_check_initial_delay_ms": "500",
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_failure_threshold": "2",
+    "RAY_health_check_timeout_ms": "5000",
+}
+
 T = TypeVar("T")
 Records = dict[str, list[tuple[Any, ...]]]
 
@@ -54,8 +64,11 @@ class Sweep:
         text = home.parent / "text.txt"  # its path is part of every trial's name, and so the same for all sweeps of one folder
         text.write_text(TEXT)
         (home / "heads.py").write_text(SPACE.format(text=text, steps=steps))
-        self.options = options or ("--num-cpus=2",)
-        self.environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+        self.options = options or ("--num-cpus=1",)
+        self.checkpoint_seconds = 0.1
+        self.environment = os.environ | HEALTH_CHECKS | {"PYTHONPATH": str(REPOSITORY)}
+        self.disk, self.second_node = home / "disk", 0  # its results' disk and its cluster's second raylet, where it has them
+        self.began = 0.0  # the last of its commands, in seconds since the epoch
         self.verb: tuple[str, ...] = ()  # of the command: a sweep, or `submit`
         self.around: Callable[..., list[str]] = lambda *command: list(command)  # what runs the command elsewhere
 
@@ -67,7 +80,8 @@ class Sweep:
     def running(self) -> Iterator[Run]:
         """The command as a process, which has ended after the block in one way or the other."""
         command = [sys.executable, "-m", "archsweep", *self.verb, str(self.home / "heads.py"), "--results", str(self.results)]
-        command += ["--checkpoint-seconds=0.3", *self.options]
+        command += [f"--checkpoint-seconds={self.checkpoint_seconds}", *self.options]
+        self.began = time.time()
         process = subprocess.Popen(
             self.around(*command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self.environment, cwd=self.home
         )
@@ -82,16 +96,19 @@ class Sweep:
 
     def finish(self, line: str = "goes on from its checkpoint") -> float:
         """Run the command to its end; the seconds until it said `line`. Raises AssertionError where it does not, or fails."""
-        started = time.perf_counter()
         with self.running() as run:
-            run.wait_for_line(line)
-            seconds = time.perf_counter() - started
+            seconds = _seconds(lambda: run.wait_for_line(line))
             assert run.ended() == 0, "\n".join(run.lines)
         return seconds
 
+    def train(self) -> None:
+        """Run the command until every trial has finished; its report is left out."""
+        with self.running() as run:
+            run.wait_for_line("2 of 2 trials finished")
+
     def is_halfway(self, trials: int = 1) -> bool:
-        """Whether so many trials have saved themselves in the middle of their training."""
-        return len({path.parent for path in self.folder.glob("trials/*/checkpoint/*.json")}) >= trials
+        """Whether so many trials have saved themselves in the middle of their training since the command began."""
+        return len({path.parent for path in self.folder.glob("trials/*/checkpoint/*.json") if _time_of(path) >= self.began}) >= trials
 
     def records(self) -> Records:
         """Every trial's rows as they lie in its file, without what a clock or a memory meter said."""
@@ -99,6 +116,12 @@ class Sweep:
             path.parent.name: [_stable(line) for line in path.read_text().splitlines()]
             for path in self.folder.glob("trials/*/records.jsonl")
         }
+
+
+def _time_of(path: Path) -> float:
+    with suppress(FileNotFoundError):  # a trial keeps its last checkpoints
+        return path.stat().st_mtime
+    return 0.0
 
 
 def _stable(line: str) -> tuple[Any, ...]:
@@ -127,8 +150,9 @@ class Run:
             time.sleep(0.02)
         return found
 
-    def wait_for_line(self, part: str) -> None:
-        self.wait_for(lambda: any(part in line for line in list(self.lines)))
+    def wait_for_line(self, part: str, after: int = 0) -> None:
+        """Until a line has the part, among those after the first `after`."""
+        self.wait_for(lambda: any(part in line for line in self.lines[after:]))
 
     def ended(self) -> int:
         """The exit code."""
@@ -167,103 +191,74 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-# The faults: each disturbs a sweep, brings it to its end, and returns the seconds from the fault until a trial trained again.
+# The faults: each strikes a command that runs, as soon as its trials have saved themselves. Those that it survives return the seconds until
+# a trial trained again; after the others it has ended, and the same command goes on.
 
 
-def worker_killed(home: Path) -> tuple[Sweep, float]:
+def worker_killed(sweep: Sweep, run: Run) -> float:
     """kill -9 of the process that trains; the run itself tries the trial again."""
-    sweep = Sweep(home)
-    with sweep.running() as run:
-        run.wait_for(lambda: sweep.is_halfway(2))  # both of those that train
-        kill(run.wait_for(lambda: descendants(run.process.pid, WORKER))[0])
-        seconds = _seconds(lambda: run.wait_for_line("goes on from its checkpoint"))
-        assert run.ended() == 0, "".join(run.lines)
-    return sweep, seconds
+    run.wait_for(sweep.is_halfway)
+    return _until_it_trains_again(run, run.wait_for(lambda: descendants(run.process.pid, WORKER))[:1])
 
 
-def driver_killed(home: Path) -> tuple[Sweep, float]:
-    """kill -9 of the command itself."""
-    sweep = Sweep(home)
-    with sweep.running() as run:
-        run.wait_for(sweep.is_halfway)
-        kill(run.process.pid)
-        run.process.wait()
-    return sweep, sweep.finish()
-
-
-def raylet_killed(home: Path) -> tuple[Sweep, float]:
-    """kill -9 of the node's own Ray; the command ends and says so, unless its last trials outlive it."""
-    sweep = Sweep(home, steps=LONG_STEPS)  # its workers notice after some seconds
-    with sweep.running() as run:
-        run.wait_for(sweep.is_halfway)
-        for pid in descendants(run.process.pid, "/raylet "):
-            kill(pid)
-        if run.ended() == 0:
-            return sweep, 0.0
-    return sweep, sweep.finish()
-
-
-def terminated(home: Path) -> tuple[Sweep, float]:
-    """SIGTERM: trials are saved, then it ends."""
-    sweep = Sweep(home)
-    with sweep.running() as run:
-        run.wait_for(sweep.is_halfway)
-        run.process.send_signal(signal.SIGTERM)
-        assert run.ended() == 130, "".join(run.lines)
-    return sweep, sweep.finish()
-
-
-def node_killed(home: Path) -> tuple[Sweep, float]:
+def node_killed(sweep: Sweep, run: Run) -> float:
     """kill -9 of every process of the second of two nodes; its trials go on where there is room."""
-    with two_nodes(home) as (sweep, second), sweep.running() as run:
-        run.wait_for(lambda: bool(descendants(second, WORKER)) and sweep.is_halfway(2))
-        for pid in [second, *descendants(second)]:
-            kill(pid)
-        seconds = _seconds(lambda: run.wait_for_line("goes on from its checkpoint"))
-        assert run.ended() == 0, "".join(run.lines)
-    return sweep, seconds
+    run.wait_for(lambda: bool(descendants(sweep.second_node, WORKER)) and sweep.is_halfway(2))
+    return _until_it_trains_again(run, [sweep.second_node, *descendants(sweep.second_node)])
 
 
-def disk_full(home: Path) -> tuple[Sweep, float]:
+def driver_killed(sweep: Sweep, run: Run) -> None:
+    """kill -9 of the command itself."""
+    run.wait_for(sweep.is_halfway)
+    kill(run.process.pid)
+    run.ended()
+
+
+def raylet_killed(sweep: Sweep, run: Run) -> None:
+    """kill -9 of the node's own Ray; the command ends and says so."""
+    run.wait_for(sweep.is_halfway)
+    for pid in descendants(run.process.pid, "/raylet "):
+        kill(pid)
+    assert run.ended() != 0, "".join(run.lines)
+
+
+def terminated(sweep: Sweep, run: Run) -> None:
+    """SIGTERM: trials are saved, then it ends."""
+    run.wait_for(sweep.is_halfway)
+    run.process.send_signal(signal.SIGTERM)
+    assert run.ended() == 130, "".join(run.lines)
+
+
+def disk_full(sweep: Sweep, run: Run) -> None:
     """No room left on the disk of the results, until someone makes some."""
-    with _mounted(home / "disk", "-t", "tmpfs", "-o", "size=64m", "tmpfs"):
-        sweep = Sweep(home, home / "disk" / "results", "--serial")
-        with sweep.running() as run:
-            run.wait_for(sweep.is_halfway)
-            filler = home / "disk" / "filler"
-            _fill(filler)
-            assert run.ended() in (1, 3), "".join(run.lines)
-        filler.unlink()
-        return _kept(sweep, sweep.finish())
+    run.wait_for(sweep.is_halfway)
+    filler = sweep.disk / "filler"
+    _fill(filler)
+    assert run.ended() in (1, 3), "".join(run.lines)
+    filler.unlink()
 
 
-def disk_read_only(home: Path) -> tuple[Sweep, float]:
+def disk_read_only(sweep: Sweep, run: Run) -> None:
     """The disk of the results can no longer be written: a read-only mount comes to lie over it, since one in use cannot become so."""
-    with _on_a_bound_disk(home) as (sweep, real, disk):
-        with sweep.running() as run:
-            run.wait_for(sweep.is_halfway)
-            with _mounted(disk, "--bind", str(real)):
-                subprocess.run(["mount", "-o", "remount,bind,ro", disk], check=True)
-                assert run.ended() in (1, 3), "".join(run.lines)
-        return _kept(sweep, sweep.finish())
+    run.wait_for(sweep.is_halfway)
+    with _mounted(sweep.results, "--bind", str(sweep.disk)):
+        subprocess.run(["mount", "-o", "remount,bind,ro", sweep.results], check=True)
+        assert run.ended() in (1, 3), "".join(run.lines)
 
 
-def mount_vanished(home: Path) -> tuple[Sweep, float]:
+def mount_vanished(sweep: Sweep, run: Run) -> None:
     """The disk of the results is not there any more, and comes back; nothing may be written into its empty place."""
-    with _on_a_bound_disk(home) as (sweep, real, disk):
-        with sweep.running() as run:
-            run.wait_for(sweep.is_halfway)
-            subprocess.run(["umount", "-l", disk], check=True)
-            assert run.ended() in (1, 3), "".join(run.lines)
-        assert not list(disk.rglob("records.jsonl")), "records were written where the disk was"
-        shutil.rmtree(disk / "results", ignore_errors=True)
-        subprocess.run(["mount", "--bind", real, disk], check=True)
-        return _kept(sweep, sweep.finish())
+    run.wait_for(sweep.is_halfway)
+    subprocess.run(["umount", "-l", sweep.results], check=True)
+    code = run.ended()
+    found = sorted(str(path.relative_to(sweep.results)) for path in sweep.results.rglob("*"))
+    subprocess.run(["mount", "--bind", sweep.disk, sweep.results], check=True)
+    assert code in (1, 3), "".join(run.lines)
+    assert found == [HERE_BEFORE], f"where the disk was there are now {found}"
 
 
-FAULTS = (
-    worker_killed, driver_killed, raylet_killed, node_killed, terminated, disk_full, disk_read_only, mount_vanished,
-)  # fmt: skip
+OF_THE_DISK = (disk_full, disk_read_only, mount_vanished)
+FAULTS = (worker_killed, driver_killed, raylet_killed, node_killed, terminated, *OF_THE_DISK)
 
 
 def _seconds(wait: Callable[[], None]) -> float:
@@ -272,30 +267,31 @@ def _seconds(wait: Callable[[], None]) -> float:
     return time.perf_counter() - started
 
 
-def _kept(sweep: Sweep, seconds: float) -> tuple[Sweep, float]:
-    """The sweep with its results copied from a disk that is about to go."""
-    kept = Sweep(sweep.home / "kept")
-    shutil.copytree(sweep.results, kept.results)
-    return kept, seconds
+def _until_it_trains_again(run: Run, killed: list[int]) -> float:
+    said = len(run.lines)
+    for pid in killed:
+        kill(pid)
+    return _seconds(lambda: run.wait_for_line("goes on from its checkpoint", said))
 
 
 @contextmanager
-def _on_a_bound_disk(home: Path) -> Iterator[tuple[Sweep, Path, Path]]:
-    """A sweep whose results lie on a disk of their own, with the folder that it is bound to, and the one where it is seen."""
-    real, disk = home / "real", home / "disk"
-    real.mkdir(parents=True)
-    with _mounted(disk, "--bind", str(real)):
-        yield Sweep(home, disk / "results", "--serial"), real, disk
+def on_a_disk(home: Path) -> Iterator[Sweep]:
+    """A sweep without Ray whose results lie on a small disk of their own."""
+    sweep = Sweep(home, None, "--serial")
+    sweep.results.mkdir()
+    (sweep.results / HERE_BEFORE).touch()
+    with _mounted(sweep.disk, "-t", "tmpfs", "-o", "size=64m", "tmpfs"), _mounted(sweep.results, "--bind", str(sweep.disk)):
+        yield sweep
 
 
 @contextmanager
-def _mounted(disk: Path, *how: str) -> Iterator[None]:
-    disk.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["mount", *how, disk], check=True)
+def _mounted(place: Path, *how: str) -> Iterator[None]:
+    place.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", *how, place], check=True)
     try:
         yield
     finally:
-        subprocess.run(["umount", "-l", disk], check=True)
+        subprocess.run(["umount", "-l", place], check=True)
 
 
 def _fill(filler: Path) -> None:
@@ -320,8 +316,8 @@ sys.stdin.read()
 
 
 @contextmanager
-def two_nodes(home: Path) -> Iterator[tuple[Sweep, int]]:
-    """Two nodes of one processor each on loopback: a sweep that uses them, and the second one's raylet."""
+def on_two_nodes(home: Path) -> Iterator[Sweep]:
+    """A sweep on two nodes of one processor each on loopback."""
     closed = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     holder = subprocess.Popen(
         [sys.executable, "-c", CLUSTER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | closed
@@ -331,31 +327,40 @@ def two_nodes(home: Path) -> Iterator[tuple[Sweep, int]]:
         address = next(line for line in holder.stdout if line.startswith("127.0.0.1:")).strip()
         sweep = Sweep(home, None, f"--address={address}")
         sweep.environment |= closed
+        sweep.second_node = max(descendants(holder.pid, "/raylet "))  # the later one
         try:
-            yield sweep, max(descendants(holder.pid, "/raylet "))  # the later one
+            yield sweep
         finally:
             for pid in [*descendants(holder.pid), holder.pid]:
                 kill(pid)
+
+
+def _sweep_for(fault: Callable[[Sweep, Run], float | None], home: Path) -> AbstractContextManager[Sweep]:
+    """A sweep for a fault to strike."""
+    if fault in OF_THE_DISK:
+        return on_a_disk(home)
+    return on_two_nodes(home) if fault is node_killed else nullcontext(Sweep(home))
 
 
 def main() -> None:
     """Do each fault ROUNDS times; print how often records were lost or changed (never), and how long a trial stood still."""
     home = Path(tempfile.mkdtemp(prefix="archsweep-faults-"))
     print(f"\nFaults: records compared bit by bit with an undisturbed run's, {ROUNDS} times each; 2 cores")
-    undisturbed = {}
-    for steps in (STEPS, LONG_STEPS):
-        whole = Sweep(home / f"whole{steps}", None, "--serial", steps=steps)
-        whole.finish("replicas began")
-        undisturbed[steps] = whole.records()
+    whole = Sweep(home / "whole", None, "--serial")
+    whole.train()
+    expected = whole.records()
     print(f"{'fault':>16}  times  lost rows  changed rows  seconds until a trial trains again")
     for fault in FAULTS:
         lost, changed, seconds = 0, 0, []
         for number in range(ROUNDS):
-            sweep, recovery = fault(home / f"{fault.__name__}{number}")
-            found, expected = sweep.records(), undisturbed[sweep.steps]
+            with _sweep_for(fault, home / f"{fault.__name__}{number}") as sweep:
+                with sweep.running() as run:
+                    recovery = fault(sweep, run)
+                    assert recovery is None or run.ended() == 0, "".join(run.lines)
+                seconds.append(sweep.finish() if recovery is None else recovery)
+                found = sweep.records()
             lost += sum(row not in found.get(trial, []) for trial, rows in expected.items() for row in rows)
             changed += sum(row not in expected[trial] for trial, rows in found.items() for row in rows)
-            seconds.append(recovery)
         print(f"{fault.__name__:>16}  {ROUNDS:>5}  {lost:>9}  {changed:>12}  {median(seconds):.1f}", flush=True)
     shutil.rmtree(home)
 
