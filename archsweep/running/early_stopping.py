@@ -33,6 +33,7 @@ class EarlyStopping:
         self._parts: dict[str, set[str]] = {}  # of each variant, the trials that have its replicas
         self._rows: dict[int, dict[str, dict[str, Rows]]] = {}  # by evaluation and variant, each trial's
         self._losses: dict[int, dict[str, float]] = {}  # by evaluation, of each variant all of whose replicas were evaluated there
+        self._stopped: dict[str, str] = {}  # by variant, why the first of its trials was stopped
         for trial in trials:
             self._expect(trial)
         for trial in trials:
@@ -43,6 +44,9 @@ class EarlyStopping:
         self._expect(trial)
         for rows in write.recorded_evaluations(folder / TRIALS_FOLDER / trial.id).values():
             self._note(trial, rows)
+        outcome = write.recorded_outcome(folder / TRIALS_FOLDER / trial.id)
+        if outcome is not None and outcome.status == "stopped" and outcome.reason is not None:
+            self._stopped.setdefault(trial.label, outcome.reason)
 
     def stops(self, trial: Trial, rows: Rows) -> bool:
         """Note an evaluation; whether the trial stops there. A run that repeats what it had reported is judged where it was last."""
@@ -52,17 +56,21 @@ class EarlyStopping:
         number = self._note(trial, rows)
         been_beyond = any(at > number and trial.id in seen.get(trial.label, ()) for at, seen in self._rows.items())
         ended = all(row["status"] != "running" for row in rows)
-        if been_beyond or ended or number not in rungs(self._rule, trial.config.num_evaluations):
-            return False
-        losses = self._losses.get(number, {})
-        if (own := losses.get(trial.label)) is None:  # other replicas of the variant are not there yet
-            return False
-        others = [loss for variant, loss in losses.items() if variant != trial.label]
-        if (reason := reason_to_stop(self._rule, own, others)) is None:
+        if been_beyond or ended or (why := self._why_it_stops(trial, number)) is None:
             return False
         total = trial.cost.train_tokens // trial.config.tokens_per_step
-        self.reasons[trial.id] = f"stopped at step {rows[0]['step']} of {total}: {reason}"
+        self.reasons[trial.id] = f"stopped at step {rows[0]['step']} of {total}: {why}"
+        self._stopped.setdefault(trial.label, self.reasons[trial.id])
         return True
+
+    def _why_it_stops(self, trial: Trial, number: int) -> str | None:
+        """None where the trial goes on after this evaluation."""
+        if trial.label in self._stopped:  # without one of its trials the variant is compared with nobody
+            return f"another trial of its variant was {self._stopped[trial.label]}"
+        losses = self._losses.get(number, {})
+        if number not in rungs(self._rule, trial.config.num_evaluations) or trial.label not in losses:
+            return None  # there, other replicas of the variant are missing yet
+        return reason_to_stop(self._rule, losses[trial.label], [loss for variant, loss in losses.items() if variant != trial.label])
 
     def _expect(self, trial: Trial) -> None:
         """A trial has replicas of its variant: where it has not been evaluated, the variant has no loss."""

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from archsweep.config import ExperimentConfig
 from archsweep.planning.plan import Trial, make_plan
+from archsweep.records import write
 from archsweep.running.early_stopping import EarlyStopping, reason_to_stop, rungs
 from archsweep.space import ASHA, Choice, MedianStopping, Space
 
@@ -137,6 +138,42 @@ def test_a_variant_in_several_trials_is_judged_when_all_of_them_are_there(trials
     both = rows(whole, 20, 6.0)
     assert not stopping.stops(parts[0], both[::2])
     assert stopping.stops(parts[1], both[1::2])
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_variant_of_which_one_part_was_stopped_is_stopped_in_the_others_too(
+    trials: tuple[Trial, ...], tmp_path: Path, restarted: bool
+) -> None:
+    first, whole, third = trials[:3]
+    parts = [whole.model_copy(update={"id": f"part{index}", "replicas": whole.replicas[index::2]}) for index in range(2)]
+    stopping = EarlyStopping(ASHA(0.25, 2), [first, *parts, third], tmp_path)
+    stopping.stops(first, rows(first, 20, 5.0))
+    both = rows(whole, 20, 6.0)
+    assert not stopping.stops(parts[0], both[::2])
+    assert stopping.stops(parts[1], both[1::2])
+    why = "stopped at step 20 of 80: loss 6.0000 is number 2 of 2 there, and the best 1 go on"
+    assert stopping.reasons == {"part1": why}
+    if restarted:
+        for part, own in zip(parts, (both[::2], both[1::2]), strict=True):
+            (tmp_path / "trials" / part.id).mkdir(parents=True)
+            write.append(tmp_path / "trials" / part.id, own)
+        write.finish(tmp_path / "trials" / "part1", write.Outcome(status="stopped", reason=why, stopped_step=20))
+        stopping = EarlyStopping(ASHA(0.25, 2), [first, *parts, third], tmp_path)
+    assert not stopping.stops(parts[0], [])
+    assert stopping.stops(parts[0], rows(whole, 60, 5.5)[::2]), "it would train to its end, and be compared with nobody"
+    assert stopping.reasons["part0"] == f"stopped at step 60 of 80: another trial of its variant was {why}"
+    assert not stopping.stops(third, rows(third, 60, 9.0))
+
+
+def test_a_part_that_has_ended_stays_finished_though_another_one_was_stopped(trials: tuple[Trial, ...], tmp_path: Path) -> None:
+    first, whole = trials[:2]
+    parts = [whole.model_copy(update={"id": f"part{index}", "replicas": whole.replicas[index::2]}) for index in range(2)]
+    stopping = EarlyStopping(ASHA(0.25, 2), [first, *parts], tmp_path)
+    stopping.stops(first, rows(first, 20, 5.0))
+    stopping.stops(parts[0], rows(whole, 20, 6.0)[::2])
+    assert stopping.stops(parts[1], rows(whole, 20, 6.0)[1::2])
+    last = [row | {"status": "finished"} for row in rows(whole, 80, 6.0)[::2]]
+    assert not stopping.stops(parts[0], last)
 
 
 def test_a_variant_of_which_another_part_comes_is_no_longer_compared_with(trials: tuple[Trial, ...], tmp_path: Path) -> None:
