@@ -138,6 +138,8 @@ def _fold(tensor: Tensor, dim: int | None, replicas: int) -> Tensor:
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, dropout: float, scale: float | None) -> Tensor:
+    if torch.is_autocast_enabled(kind := query.device.type):  # as it would cast them itself, but not beneath a vmap that is compiled
+        query, key, value = (tensor.to(torch.get_autocast_dtype(kind)) for tensor in (query, key, value))
     shared_keys = query.shape[-3] != key.shape[-3]
     return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True, scale=scale, enable_gqa=shared_keys)
 
@@ -152,7 +154,9 @@ def _folded_attention(
     dropout: float = 0.0,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    attend = _FoldReplicas.apply if torch._C._functorch.peek_interpreter_stack() is not None else _attend
+    # A compiler reads through the rule to the plain attention, and a GPU's kernels have rules of their own.
+    folds = not torch.compiler.is_dynamo_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
+    attend = _FoldReplicas.apply if folds else _attend
     output = attend(query, key, value, dropout if module.training else 0.0, scaling)
     return output.transpose(1, 2), None  # (B, T, H, D), as transformers expects
 

@@ -119,6 +119,7 @@ class ReplicaStack:
     def _fastest_forward(self, config: ExperimentConfig) -> Callable[..., Tensor]:
         """`_forward` as the training steps call it."""
         if resolve_compile(config, self.device):
+            torch.compiler.reset()  # else a process's second model gets sizes that are variables, and its ninth is not compiled at all
             return torch.compile(self._forward)
         if self._head is None or config.gradient_checkpointing:
             return self._forward  # a module of one's own may decide by values; checkpointing computes in the backward pass

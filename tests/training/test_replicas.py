@@ -224,6 +224,42 @@ def test_compiling_changes_rounding_alone(small: ExperimentConfig, train: Train,
         assert run.column("val_loss", index) == pytest.approx(usual["gpt2"].column("val_loss", index), rel=1e-4)
 
 
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> list[torch.fx.GraphModule]:
+    """What torch.compile has read so far. Only its last step, the kernels, is left out: it takes half a minute."""
+    found: list[torch.fx.GraphModule] = []
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function: compiler(function, backend=lambda graph, _: found.append(graph) or graph))
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:.*batching rule:UserWarning")
+@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("changes", [{}, {"family": "llama", "model_overrides": {"num_key_value_heads": 1}}], ids=["gpt2", "llama"])
+def test_a_compiler_reads_the_whole_model_and_computes_attention_in_the_same_precision(
+    small: ExperimentConfig, graphs: list[torch.fx.GraphModule], changes: dict[str, Any], replicas: int
+) -> None:
+    config = small.copy(precision="bf16", **changes)
+    windows = torch.randint(300, (replicas, 4, 17))
+    usual, compiled = (ReplicaStack(config.copy(compile=compile), REPLICAS[:replicas], CPU) for compile in (False, True))
+    assert torch.equal(compiled.compute_gradients(windows), usual.compute_gradients(windows))
+    assert torch.equal(compiled.gradients, usual.gradients)
+    (graph,) = graphs
+    attentions = [node for node in graph.graph.nodes if node.target is F.scaled_dot_product_attention]
+    assert {each.meta["example_value"].dtype for node in attentions for each in node.args[:3]} == {torch.bfloat16}
+    assert len(attentions) == 2
+
+
+def test_every_model_of_a_process_is_compiled_for_its_own_sizes(small: ExperimentConfig, graphs: list[torch.fx.GraphModule]) -> None:
+    with torch._dynamo.config.patch(recompile_limit=1):  # the usual eight would take a minute
+        for head_dim in (4, 8, 12):
+            stack = ReplicaStack(small.copy(head_dim=head_dim, compile=True), REPLICAS[:1], CPU)
+            stack.compute_gradients(torch.randint(300, (1, 4, 17)))
+    assert len(graphs) == 3
+    given = [node.meta["example_value"] for graph in graphs for node in graph.graph.nodes if node.op == "placeholder"]
+    assert all(isinstance(size, int) for tensor in given for size in tensor.shape)
+
+
 # Dropout.
 
 
