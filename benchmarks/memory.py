@@ -69,6 +69,7 @@ def measure(config: ExperimentConfig, replicas: int, cache_dir: Path | None = No
     )
     seeds = [config.replica.model_copy(update={"seed": seed}) for seed in range(replicas)]
     device = torch.device("cuda")
+    reset_peak_memory(device)  # and what earlier cases left is gone
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated(device)
     experiment = ArchitectureExperiment(config, seeds, cache_dir=cache_dir, stack_size=replicas)

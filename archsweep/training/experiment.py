@@ -167,9 +167,7 @@ class ArchitectureExperiment:
         return self._losses_on(self._windows)
 
     def _losses_on(self, windows: torch.Tensor) -> torch.Tensor:
-        with matmul_precision(self.config, self.device):
-            losses = [running.evaluate(windows) for running in self.stacks]
-        return torch.cat(losses).cpu().double()
+        return torch.cat([running.evaluate(windows) for running in self.stacks]).cpu().double()
 
     def run(self, report: Report | None = None) -> list[Row]:
         """Set up, train and evaluate to the end; `report` gets every evaluation's rows, one per replica. Returns the last ones."""
@@ -218,8 +216,7 @@ class ArchitectureExperiment:
         # Stack after stack, each over all the steps at once: a stack's weights stay in the cache.
         for running in self.stacks:
             while running.step < step:
-                with matmul_precision(self.config, self.device):
-                    running.train(running.step, min(step, running.step + running.steps_in(HEARTBEAT_SECONDS)))
+                running.train(running.step, min(step, running.step + running.steps_in(HEARTBEAT_SECONDS)))
                 yield
         self._step = max(self._step, step)  # what was trained is not trained again
 
@@ -380,7 +377,7 @@ class StackInTraining:
     def train(self, first: int, last: int) -> None:
         """Take optimizer steps `first` up to `last`, without waiting for the device in between."""
         started = perf_counter()
-        with self._random_numbers():
+        with self._random_numbers(), matmul_precision(self.config, self.stack.device):
             batch = self._batch(first)
             for step in range(first, last):
                 following = self._batch(step + 1) if step + 1 < last else batch  # on its way while this step computes
@@ -392,7 +389,8 @@ class StackInTraining:
 
     def evaluate(self, windows: torch.Tensor) -> torch.Tensor:
         """As the stack's `evaluate`, in micro-batches."""
-        return self._fitting(lambda: self.stack.evaluate(windows, self.micro_batch_size))
+        with matmul_precision(self.config, self.stack.device):
+            return self._fitting(lambda: self.stack.evaluate(windows, self.micro_batch_size))
 
     def _take(self, step: int, batch: torch.Tensor) -> None:
         losses = self._fitting(lambda: self._accumulate(step, batch))

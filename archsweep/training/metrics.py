@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import resource
 import sys
@@ -116,11 +117,12 @@ def synchronize(device: torch.device) -> None:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Begin a new peak."""
+    """Begin a new peak, without what an earlier trial of this process left: it would count as this one's, and on a GPU take its room."""
+    gc.collect()  # a stack of replicas is in a cycle
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
-        return_freed_memory()  # an earlier trial's, which would count as this one's
+        return_freed_memory()
         with suppress(OSError):  # Linux only, and not in every container; the peak is then the process's own
             Path("/proc/self/clear_refs").write_text("5")
 

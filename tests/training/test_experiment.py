@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
@@ -250,6 +251,37 @@ def test_training_never_waits_for_a_number_within_a_step(small: ExperimentConfig
         assert reads.count == 0
         experiment.evaluation_losses().mean().item()
     assert reads.count == 1  # which is how it would have been noticed
+
+
+def test_products_round_as_the_config_has_it_whoever_trains_the_stack(
+    small: ExperimentConfig, corpora: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("archsweep.training.precision.uses_tf32", lambda config, device: config.allow_tf32)
+    forward, before = ReplicaStack._forward, torch.get_float32_matmul_precision()
+    seen: list[str] = []
+    monkeypatch.setattr(ReplicaStack, "_forward", lambda *given: seen.append(torch.get_float32_matmul_precision()) or forward(*given))
+    for allowed, expected in ((True, "high"), (False, "highest")):
+        experiment = ArchitectureExperiment(small.copy(allow_tf32=allowed), REPLICAS, cache_dir=corpora)
+        experiment.setup()
+        experiment.stacks[0].train(0, 2)  # as the measurement for a plan does
+        experiment.evaluation_losses()
+        assert set(seen) == {expected}
+        seen.clear()
+    assert torch.get_float32_matmul_precision() == before
+
+
+def test_an_experiment_is_gone_when_the_next_one_of_its_process_begins(small: ExperimentConfig, corpora: Path) -> None:
+    experiment = ArchitectureExperiment(small, REPLICAS, cache_dir=corpora)
+    gc.collect()
+    gc.disable()
+    try:
+        experiment.setup()
+        weights = weakref.ref(experiment.stacks[0].stack.weights)
+        experiment = ArchitectureExperiment(small, REPLICAS, cache_dir=corpora)
+        experiment.setup()
+        assert weights() is None
+    finally:
+        gc.enable()
 
 
 def test_the_losses_of_equal_parts_of_the_evaluation_are_kept(run: Run) -> None:
