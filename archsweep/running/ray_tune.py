@@ -38,7 +38,11 @@ CONNECT_SECONDS = 5.0  # that a cluster's head has to accept a connection
 ANSWER_SECONDS = 60.0  # that a cluster's nodes have to say what they are
 MOST_LOSSES = 3  # times that a trial may lose its process; a machine that kills it each time is out of memory
 
-_OUT_OF_MEMORY = ("torch.OutOfMemoryError", "torch.cuda.OutOfMemoryError")  # how reasons begin
+# How reasons begin. What is no tensor, as a kernel's code or a handle of cuBLAS, runs out of what the neighbours leave, in other words.
+_OUT_OF_MEMORY = re.compile(
+    r"torch\.(cuda\.)?OutOfMemoryError"
+    r"|(torch\.AcceleratorError|RuntimeError): CUDA error: (out of memory|CUBLAS_STATUS_(ALLOC_FAILED|NOT_INITIALIZED))"
+)
 
 # Ray reads these when it is imported or started. Set by the user, they stay.
 _SETTINGS = {
@@ -149,7 +153,7 @@ class _Work:
         """Record a failure, of which Tune says `details`, as the trial's end or with the next try that it gets."""
         asked, lost = self.requests[trial.id], _is_loss(details)
         reason = f"its process or node died: {details.splitlines()[1]}" if lost else reason_in(details)
-        if reason.startswith(_OUT_OF_MEMORY) and 0 < asked.gpus < 1:
+        if _OUT_OF_MEMORY.match(reason) and 0 < asked.gpus < 1:
             self.requests[trial.id] = larger(asked)
             self._try_again(trial, reason, details, f"again with {self.requests[trial.id].gpus:g} of a GPU instead of {asked.gpus:g}")
         elif lost and self.losses[trial.id] < MOST_LOSSES:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -19,6 +20,7 @@ from archsweep.records.schema import CURVES, RESULTS
 from archsweep.running import ray_tune
 from archsweep.running.lock import locked
 from archsweep.running.recorder import reason_in
+from archsweep.running.resources import Resources
 from archsweep.space import Choice, Space
 from archsweep.training.replicas import ReplicaStack
 
@@ -239,6 +241,26 @@ def test_a_reason_is_the_exception_with_all_its_lines() -> None:
 )
 def test_a_lost_process_is_told_from_an_exception_of_the_trial(said: str, lost: bool) -> None:
     assert ray_tune._is_loss(f"Failure # 1 (occurred at 2026-01-01_00-00-00)\n{said}\n") == lost
+
+
+@pytest.mark.parametrize(
+    ("said", "again"),
+    [
+        ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.", True),
+        ("torch.AcceleratorError: CUDA error: out of memory\nCUDA kernel errors might be reported later.\n", True),
+        ("RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("torch.AcceleratorError: CUDA error: an illegal memory access was encountered", False),
+        ("ValueError: torch.OutOfMemoryError", False),
+    ],
+)
+def test_a_trial_that_any_call_told_of_too_little_memory_gets_a_larger_share_of_the_gpu(said: str, again: bool) -> None:
+    told: list[str] = []
+    recorder = SimpleNamespace(retry=lambda *given: told.append(given[-1]), fail=lambda *given: told.append("failed"))
+    trial = SimpleNamespace(id="a")
+    work = ray_tune._Work(None, {}, recorder, None, None, None, requests={"a": Resources(1, 0.25)})  # type: ignore[arg-type]
+    work.fail(trial, f"Failure # 1\nray::ReplicaTrial.train() (pid=7)\n  File ...\n{said}\n")  # type: ignore[arg-type]
+    assert told == ["again with 0.5 of a GPU instead of 0.25" if again else "failed"]
+    assert work.requests["a"].gpus == (0.5 if again else 0.25)
 
 
 @pytest.mark.slow
