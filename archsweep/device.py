@@ -36,14 +36,24 @@ def gpus(*, hidden: bool = False) -> list[Gpu]:
             return []
     try:
         lines = subprocess.run(_ASK, capture_output=True, text=True, check=True, timeout=10).stdout.splitlines()
-        found = [Gpu(name.strip(), int(memory) * 2**20) for name, memory in (line.rsplit(",", 1) for line in lines)]
+        found = [Gpu(name.strip(), _bytes(memory.strip())) for name, memory in (line.rsplit(",", 1) for line in lines)]
     except (OSError, subprocess.SubprocessError, ValueError):
         return []
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None or hidden:
         return found
-    chosen = [word.strip() for word in visible.split(",") if word.strip() not in ("", "-1")]
-    return [found[int(word)] if word.isdigit() and int(word) < len(found) else found[0] for word in chosen] if found else []
+    chosen = []
+    for word in map(str.strip, visible.split(",")):
+        number = int(word) if word.isdigit() else 0 if word.startswith(("GPU-", "MIG-")) else len(found)
+        if number >= len(found):
+            break  # what is no GPU hides all that follow
+        chosen.append(found[number])
+    return chosen
+
+
+def _bytes(memory: str) -> int:
+    """From the driver's MiB; of a GPU that has none of its own, the machine's."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if memory == "[N/A]" else int(memory) * 2**20
 
 
 def processor_name() -> str:
