@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Literal
 
@@ -65,10 +67,13 @@ def precision_used(config: ExperimentConfig, device: torch.device) -> Literal["f
 
 
 def resolve_compile(config: ExperimentConfig, device: torch.device) -> bool:
-    """`auto` compiles a run on a GPU that is long enough to earn back the half minute or so that it takes; never on a CPU."""
+    """`auto` compiles a run on a GPU that is long enough to earn back the half minute or so that it takes; never on a CPU, nor where Triton
+    would not find the C compiler that it starts kernels with."""
     if config.compile != "auto":
         return config.compile
-    return device.type == "cuda" and lasts(config, -(-COMPILE_STEPS // config.gradient_accumulation_steps))
+    compilers = [os.environ["CC"]] if "CC" in os.environ else ["gcc", "clang"]
+    long_enough = lasts(config, -(-COMPILE_STEPS // config.gradient_accumulation_steps))
+    return device.type == "cuda" and long_enough and any(shutil.which(compiler) for compiler in compilers)
 
 
 def lasts(config: ExperimentConfig, steps: int) -> bool:

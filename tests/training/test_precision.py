@@ -7,7 +7,7 @@ import torch
 
 from archsweep.config import ExperimentConfig
 from archsweep.errors import MachineError
-from archsweep.training.precision import autocast, device_name, resolve_device, resolve_precision
+from archsweep.training.precision import COMPILE_STEPS, autocast, device_name, resolve_compile, resolve_device, resolve_precision
 
 CPU = torch.device("cpu")
 NEEDS_A_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -42,6 +42,27 @@ def test_a_cpu_trains_in_float32_unless_told_otherwise(precision: str, expected:
 def test_a_gpu_with_bfloat16_units_trains_in_bf16() -> None:
     expected = "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "fp32"
     assert resolve_precision(ExperimentConfig(), torch.device("cuda")) == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "steps", "found", "compiles"),
+    [
+        ("cuda", COMPILE_STEPS, ["gcc"], True),
+        ("cuda", COMPILE_STEPS, ["clang"], True),
+        ("cuda", COMPILE_STEPS, [], False),
+        ("cuda", COMPILE_STEPS - 1, ["gcc"], False),
+        ("cpu", COMPILE_STEPS, ["gcc"], False),
+    ],
+)
+def test_a_long_run_on_a_gpu_is_compiled_where_that_can_be_done(
+    monkeypatch: pytest.MonkeyPatch, device: str, steps: int, found: list[str], compiles: bool
+) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr("shutil.which", lambda name: name if name in found else None)
+    config = ExperimentConfig()
+    config = config.copy(max_tokens=steps * config.tokens_per_step)
+    assert resolve_compile(config, torch.device(device)) == compiles
+    assert resolve_compile(config.copy(compile=True), torch.device(device))
 
 
 @pytest.mark.parametrize(("precision", "product"), [("bf16", torch.bfloat16), ("fp32", torch.float32)])
