@@ -415,7 +415,8 @@ class StackInTraining:
         losses = torch.zeros(len(self.stack), device=self.stack.device)
         for index, part in enumerate(torch.split(batch, self.micro_batch_size, dim=1)):
             if self.stack.draws:
-                torch.manual_seed((self.stack.replicas[0].seed << 40) + (step << 16) + index)  # the dropout masks: a function of the step
+                # The dropout masks: a function of the step. Torch's seeds have 64 bits.
+                torch.manual_seed(((self.stack.replicas[0].seed << 40) + (step << 16) + index) % 2**64)
             share = part.shape[1] / batch.shape[1]
             losses += self.stack.compute_gradients(part, share, self.optimizer.guard.scale, add=index > 0) * share
         return losses

@@ -270,6 +270,14 @@ def test_products_round_as_the_config_has_it_whoever_trains_the_stack(
     assert torch.get_float32_matmul_precision() == before
 
 
+def test_the_largest_seed_draws_dropout_too(small: ExperimentConfig, corpora: Path) -> None:
+    config = small.copy(seed=2**31 - 1, dropout=0.1)
+    experiment = ArchitectureExperiment(config, [config.replica], cache_dir=corpora)
+    experiment.setup()
+    experiment.stacks[0].train(0, 2)
+    assert math.isfinite(experiment.evaluate()["loss"])
+
+
 def test_an_experiment_is_gone_when_the_next_one_of_its_process_begins(small: ExperimentConfig, corpora: Path) -> None:
     experiment = ArchitectureExperiment(small, REPLICAS, cache_dir=corpora)
     gc.collect()
