@@ -87,13 +87,16 @@ class ReplicaStack:
         return [column.view(len(self), *shape) for column, shape in zip(columns, self._shapes, strict=True)]
 
     def _bind(self) -> list[Tensor]:
-        """What the model computes with: stacked leaves, or for one replica the module's own parameters, laid over its row."""
-        if len(self) > 1:
-            return [view.detach().requires_grad_() for view in self._views(self.weights)]
-        own = dict(self.model.named_parameters())
-        for name, view in zip(self._names, self._views(self.weights), strict=True):
+        """What the model computes with: stacked leaves, or for one replica the module's own parameters.
+
+        Those lie over the first row in either case: a copy would be a replica's worth of memory that no prediction counts.
+        """
+        own, views = dict(self.model.named_parameters()), self._views(self.weights)
+        for name, view in zip(self._names, views, strict=True):
             own[name].data = view[0]
-        return [own[name] for name in self._names]
+        if len(self) == 1:
+            return [own[name] for name in self._names]
+        return [view.detach().requires_grad_() for view in views]
 
     def _cut(self) -> tuple[nn.Module, int | None]:
         """The model up to the hidden states, and which parameter is its head; the whole model and None where it is no built-in family's."""

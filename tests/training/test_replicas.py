@@ -260,6 +260,14 @@ def test_every_model_of_a_process_is_compiled_for_its_own_sizes(small: Experimen
     assert all(isinstance(size, int) for tensor in given for size in tensor.shape)
 
 
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_stack_holds_the_weights_of_its_replicas_and_no_others(small: ExperimentConfig, replicas: int) -> None:
+    stack = ReplicaStack(small, REPLICAS[:replicas], CPU)
+    stores = (tensor.untyped_storage() for tensor in (stack.weights, *stack.model.parameters(), *stack.model.buffers()))
+    held = {store.data_ptr(): store.nbytes() for store in stores}
+    assert sum(held.values()) == 4 * replicas * stack.model.count_parameters()["total"]
+
+
 # Dropout.
 
 
