@@ -43,12 +43,12 @@ TEXT = "\n\n".join(
     f"Number {n} follows number {n - 1}, and {n * n} is its square; {'rain' if n % 3 else 'sun'} comes after." for n in range(400)
 )
 
-# A killed raylet is noticed in a second or two, and a busy one has longer: otherwise it takes Ray some 13 s.
+# A killed raylet is noticed in seconds, and a busy one has longer: otherwise it takes Ray some 13 s.
 HEALTH_CHECKS = {
     "RAY_health_check_initial_delay_ms": "500",
     "RAY_health_check_period_ms": "500",
-    "RAY_health_check_failure_threshold": "2",
-    "RAY_health_check_timeout_ms": "5000",
+    "RAY_health_check_failure_threshold": "3",
+    "RAY_health_check_timeout_ms": "2000",
 }
 
 T = TypeVar("T")
@@ -210,16 +210,25 @@ def node_killed(sweep: Sweep, run: Run) -> float:
 def driver_killed(sweep: Sweep, run: Run) -> None:
     """kill -9 of the command itself."""
     run.wait_for(sweep.is_halfway)
+    workers = descendants(run.process.pid, WORKER)
     kill(run.process.pid)
     run.ended()
+    while any(map(command_line, workers)):  # they save the trial once more before they notice
+        time.sleep(0.02)
 
 
 def raylet_killed(sweep: Sweep, run: Run) -> None:
-    """kill -9 of the node's own Ray; the command ends and says so."""
+    """kill -9 of the node's own Ray; the command ends and says so. Its workers are held meanwhile: trials so short would end before."""
     run.wait_for(sweep.is_halfway)
+    workers = descendants(run.process.pid, WORKER)
+    for pid in workers:
+        os.kill(pid, signal.SIGSTOP)
     for pid in descendants(run.process.pid, "/raylet "):
         kill(pid)
-    assert run.ended() != 0, "".join(run.lines)
+    code = run.process.wait(PATIENCE_SECONDS)
+    for pid in workers:
+        kill(pid)
+    assert code != 0, "".join(run.lines)
 
 
 def terminated(sweep: Sweep, run: Run) -> None:
