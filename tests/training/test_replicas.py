@@ -260,6 +260,30 @@ def test_every_model_of_a_process_is_compiled_for_its_own_sizes(small: Experimen
     assert all(isinstance(size, int) for tensor in given for size in tensor.shape)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.timeout(900)  # the compiler takes about a minute
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning", "ignore:TensorFloat32", "ignore:Attempting to run cuBLAS")
+@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("changes", [{}, {"family": "llama", "model_overrides": {"num_key_value_heads": 1}}], ids=["gpt2", "llama"])
+def test_a_gpu_finds_the_gradients_of_a_cpu_with_a_compiler_a_recording_or_neither(
+    small: ExperimentConfig, changes: dict[str, Any], precision: str, replicas: int
+) -> None:
+    config = small.copy(precision=precision, **changes)
+    windows = torch.randint(300, (replicas, 4, 17))
+    expected = ReplicaStack(config.copy(precision="fp32"), REPLICAS[:replicas], CPU)
+    losses = expected.compute_gradients(windows)
+    for way in ({}, {"max_tokens": 500 * config.tokens_per_step}, {"compile": True}):
+        stack = ReplicaStack(config.copy(device="cuda", **way), REPLICAS[:replicas], torch.device("cuda"))
+        for _ in range(2):
+            found = stack.compute_gradients(windows.to("cuda"))
+        rough = 1e-4 if precision == "fp32" else 2e-2
+        torch.testing.assert_close(found.cpu(), losses, rtol=rough, atol=0)
+        for one, other in zip(stack.gradients.cpu(), expected.gradients, strict=True):
+            assert (one - other).norm() < 2 * rough * other.norm()
+
+
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_a_stack_holds_the_weights_of_its_replicas_and_no_others(small: ExperimentConfig, replicas: int) -> None:
     stack = ReplicaStack(small, REPLICAS[:replicas], CPU)
