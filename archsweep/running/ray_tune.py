@@ -40,7 +40,7 @@ MOST_LOSSES = 3  # times that a trial may lose its process; a machine that kills
 
 # How reasons begin. What is no tensor, as a kernel's code or a handle of cuBLAS, runs out of what the neighbours leave, in other words.
 _OUT_OF_MEMORY = re.compile(
-    r"torch\.(cuda\.)?OutOfMemoryError"
+    f"{re.escape('torch.OutOfMemoryError')}|{re.escape('torch.cuda.OutOfMemoryError')}"
     r"|(torch\.AcceleratorError|RuntimeError): CUDA error: (out of memory|CUBLAS_STATUS_(ALLOC_FAILED|NOT_INITIALIZED))"
 )
 
