@@ -189,7 +189,7 @@ def test_a_budget_of_seconds_is_measured_once_and_gives_the_same_plan_again(
 @pytest.mark.slow
 def test_a_plan_for_a_cluster_tells_what_its_nodes_take(space_file: Path, tmp_path: Path) -> None:
     options = ("--set", "device=cpu", "--cache", str(tmp_path / "cache"), "--results", str(tmp_path / "results"))
-    with faults.two_nodes(tmp_path / "cluster") as (sweep, _):
+    with faults.on_two_nodes(tmp_path / "cluster") as sweep:
 
         def ask(*words: str) -> subprocess.CompletedProcess[str]:
             command = [sys.executable, "-m", "archsweep", "plan", str(space_file), *options, *sweep.options, *words]
