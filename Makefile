@@ -21,7 +21,7 @@ fast: $(READY) # side by side
 	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 8
 
 slow: $(READY) # files side by side: each starts the Ray that its tests share; more than processors, for they wait for much
-	$(BIN)/python -m pytest -m slow --numprocesses $$($(BIN)/python -c 'import os; print(min(8, 2 + (os.cpu_count() or 1)))') \
+	$(BIN)/python -m pytest -m slow --numprocesses $$($(BIN)/python -c 'import os; print(min(8, 1 + (os.cpu_count() or 1)))') \
 		--dist loadfile --no-loadscope-reorder
 
 bench: $(READY) ## measure what benchmarks/RESULTS.md and the README quote

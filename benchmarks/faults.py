@@ -108,7 +108,10 @@ class Sweep:
 
     def is_halfway(self, trials: int = 1) -> bool:
         """Whether so many trials have saved themselves in the middle of their training since the command began."""
-        return len({path.parent for path in self.folder.glob("trials/*/checkpoint/*.json") if _time_of(path) >= self.began}) >= trials
+        found: set[Path] = set()
+        with suppress(FileNotFoundError):  # a trial that has just ended, whose checkpoints are removed: the next look sees the rest
+            found |= {path.parent for path in self.folder.glob("trials/*/checkpoint/*.json") if _time_of(path) >= self.began}
+        return len(found) >= trials
 
     def records(self) -> Records:
         """Every trial's rows as they lie in its file, without what a clock or a memory meter said."""

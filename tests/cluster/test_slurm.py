@@ -79,7 +79,7 @@ def test_a_job_trains_a_sweep_and_leaves_its_results_alone(home: Path) -> None:
 
 def test_before_its_time_is_up_a_job_saves_its_trials_and_goes_on_when_its_turn_comes(home: Path) -> None:
     first = job(home, "long.py", "--name", "l")
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 200
     while not any((home / "results" / "l").glob("trials/*/records.jsonl")):
         assert first.poll() is None, said(home)
         assert time.monotonic() < deadline, said(home)

@@ -44,7 +44,7 @@ def on(machine: Path, *words: str) -> subprocess.Popen[str]:
 
 def says(machine: Path, *words: str, code: int = 0) -> str:
     process = on(machine, *words)
-    said, _ = process.communicate(timeout=120)
+    said, _ = process.communicate(timeout=240)
     assert process.returncode == code, said
     return said
 
