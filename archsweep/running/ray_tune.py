@@ -381,9 +381,8 @@ def _trainable() -> type:
             carrier: Carrier,
             storage: Storage,
         ) -> None:
-            from archsweep.running import worker
-
-            worker.import_training()  # before the trial is said to have begun
+            # Nothing slow here: while it starts, Tune hands its trial to an actor that is free, and ends it. Short trials would never leave
+            # the first node.
             self._trials, self._corpus_ids, self._carrier, self._our_storage = trials, corpus_ids, carrier, storage
             self.reset_config(config)
 

@@ -41,11 +41,6 @@ class Storage(NamedTuple):
     keep_models: KeepModels
 
 
-def import_training() -> None:
-    """What a worker's first trial would else wait seconds for."""
-    import archsweep.training.experiment  # noqa: F401
-
-
 def corpus_folder(corpus_id: str, storage: Storage) -> Path:
     """Where this machine's cache holds the corpus, or would hold it."""
     from archsweep.training.data import default_cache_dir
