@@ -68,7 +68,9 @@ def locked(folder: Path, say: Callable[[str], object] = lambda line: None) -> It
         if taken is False:
             raise MachineError(f"{folder} is being run by {last_owner(folder) or 'another process'}. Wait for it, or stop it.")
         if taken is None or uri_of(folder) is None:  # else `mirror.pushed` has waited: the times of a store's copies tell less
-            _outlive(folder, taken is not None, say)
+            wait_for_the_dead(
+                folder, lambda: _other_than_this(_living_owner(folder, taken is not None)), lambda: time.sleep(LOOK_SECONDS), say
+            )
         (folder / STOP_FILE).unlink(missing_ok=True)
         lock.truncate(0)
         lock.write(Owner(pid=os.getpid(), host=socket.gethostname(), since=datetime.now(UTC)).model_dump_json())
@@ -80,19 +82,22 @@ def locked(folder: Path, say: Callable[[str], object] = lambda line: None) -> It
             lock.truncate(0)
 
 
-def _outlive(folder: Path, has_locks: bool, say: Callable[[str], object]) -> None:
-    """Wait while the file of a lock that is ours names another process that may live: not every disk shows a lock to all. Raises
-    MachineError once it shows that it does."""
-    if (other := _living_owner(folder, has_locks)) is None or (other.pid, other.host) == (os.getpid(), socket.gethostname()):
-        return
-    sign = last_sign(folder)
-    left = min(SIGN_OF_LIFE_SECONDS, SIGN_OF_LIFE_SECONDS - (time.time() - sign))
-    say(f"{folder} was being run by {other}; this goes on when it has shown no sign of life for another {left:.0f} s")
-    end = time.monotonic() + left
-    while time.monotonic() < end and _living_owner(folder, has_locks) is not None:
-        if last_sign(folder) != sign:
-            raise MachineError(f"{folder} is being run by {other}. Wait for it, or stop it.")
-        time.sleep(LOOK_SECONDS)
+def wait_for_the_dead(
+    folder: Path, living: Callable[[], Owner | None], look_again: Callable[[], object], say: Callable[[str], object]
+) -> None:
+    """Go on where nobody runs the sweep: a driver that left no word, and whose lock would not show here, is given time to show a sign of
+    life. `living` says who may live, and `look_again` takes a moment.
+
+    By this process's own clock: that of a disk, a store or another machine may be another. Raises MachineError where the driver lives.
+    """
+    sign, end, told = last_sign(folder), time.monotonic() + SIGN_OF_LIFE_SECONDS, False
+    while (other := living()) is not None and time.monotonic() < end:
+        if last_sign(folder) > sign:
+            raise MachineError(f"{folder.name} is being run by {other}. Wait for it, or stop it: python -m archsweep stop {folder.name}.")
+        if not told:
+            say(f"{folder.name} was last run by {other}, which left no word: waiting up to {SIGN_OF_LIFE_SECONDS:.0f} s for a sign of life")
+            told = True
+        look_again()
 
 
 def owner(folder: Path) -> Owner | None:
@@ -169,6 +174,10 @@ def _living_owner(folder: Path, has_locks: bool) -> Owner | None:
         return written if is_lively else None
     may_live = uri_of(folder) is not None or (not has_locks and is_lively)  # a lock of this host shows here, and ends with its process
     return written if may_live and _is_alive(written.pid) else None
+
+
+def _other_than_this(owner: Owner | None) -> Owner | None:
+    return None if owner and (owner.pid, owner.host) == (os.getpid(), socket.gethostname()) else owner
 
 
 def _is_alive(pid: int) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from archsweep.errors import MachineError
 from archsweep.records import remote
 from archsweep.running.background import repeating
-from archsweep.running.lock import SIGN_OF_LIFE_SECONDS, STOP_FILE, is_held_here, last_owner, last_sign, owner
+from archsweep.running.lock import STOP_FILE, is_held_here, last_owner, last_sign, owner, wait_for_the_dead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,7 +45,13 @@ def pushed(folder: Path, say: Callable[[str], object]) -> Iterator[None]:
         yield
         return
     remote.pull(folder)
-    _wait_for_the_dead(folder, say)
+    sign = last_sign(folder)
+
+    def look_again() -> None:
+        time.sleep(STEP_SECONDS)
+        remote.pull(folder)
+
+    wait_for_the_dead(folder, lambda: _who_may_live(folder, sign), look_again, say)
 
     def step() -> None:
         remote.push(folder, removes=True)
@@ -69,25 +75,12 @@ def pulled(folder: Path, say: Callable[[str], object]) -> Iterator[None]:
         yield
 
 
-def _wait_for_the_dead(folder: Path, say: Callable[[str], object]) -> None:
-    """Go on where nobody runs the sweep: a store knows no locks, so a driver that left no word is given time to show a sign of life.
-
-    By this process's own clock: that of the store, or of another machine, may be another. Raises MachineError where the driver lives.
-    """
-    sign, end, told = last_sign(folder), time.monotonic() + SIGN_OF_LIFE_SECONDS, False
-    while (other := last_owner(folder)) and (owner(folder) or _may_live(other, sign)) and time.monotonic() < end:
-        if last_sign(folder) > sign:
-            raise MachineError(f"{folder.name} is being run by {other}. Wait for it, or stop it: python -m archsweep stop {folder.name}.")
-        if not told:
-            say(f"{folder.name} was last run by {other}, which left no word: waiting up to {SIGN_OF_LIFE_SECONDS:.0f} s for a sign of life")
-            told = True
-        time.sleep(STEP_SECONDS)
-        remote.pull(folder)
-
-
-def _may_live(other: Owner, sign: float) -> bool:
-    """Whether a driver of another machine may still live, by whatever clock set the time of its last sign."""
-    return other.host != socket.gethostname() and abs(time.time() - sign) < LATELY_SECONDS
+def _who_may_live(folder: Path, sign: float) -> Owner | None:
+    """The driver that the folder names, where it is seen to live, or may live on another machine, by whatever clock set the time of its
+    last sign: a store knows no locks."""
+    other = last_owner(folder)
+    lately = other is not None and other.host != socket.gethostname() and abs(time.time() - sign) < LATELY_SECONDS
+    return other if other and (lately or owner(folder)) else None
 
 
 def _patiently(step: Callable[[], None], say: Callable[[str], object]) -> Callable[[], None]:

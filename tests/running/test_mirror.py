@@ -109,7 +109,7 @@ def test_a_driver_elsewhere_that_shows_signs_of_life_is_not_joined_by_a_second_o
         (folder / "plan.json").write_text("{}")
     assert (lock.parent / "plan.json").read_text() == "{}"
     lock.write_text(owner)  # a moment ago, by whatever clock: only silence tells
-    monkeypatch.setattr(mirror, "SIGN_OF_LIFE_SECONDS", 0.3)
+    monkeypatch.setattr("archsweep.running.lock.SIGN_OF_LIFE_SECONDS", 0.3)
     with mirror.pushed(folder, said.append):
         (folder / "mark").touch()
     assert (lock.parent / "mark").exists()
