@@ -5,29 +5,30 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
-from collections import Counter, defaultdict
+from collections import defaultdict
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, NamedTuple
 
-from archsweep import device, extensions
+from archsweep import extensions
 from archsweep.atomic import OTHER_RESULTS, must_be_writable, write_atomically
 from archsweep.config import FAMILIES, NAME_PATTERN, label
 from archsweep.errors import ConfigError, DataError, MachineError, RecordError, SpaceError, nearest
 from archsweep.planning import find, throughput
 from archsweep.planning.extend import reconcile
-from archsweep.planning.forecast import Circumstances, Forecast, Kind
+from archsweep.planning.forecast import Forecast
 from archsweep.planning.forecast import forecast as make_forecast
 from archsweep.planning.grid import Variant
-from archsweep.planning.plan import Plan, longest_first, make_plan, make_single_plan, replicas_of, sized
-from archsweep.planning.split import split
+from archsweep.planning.plan import Plan, make_plan, make_single_plan, replicas_of, sized
 from archsweep.records import remote
 from archsweep.records.schema import CONFIG_FILE, JOURNAL_FILE, MODEL_FOLDER, PLAN_FILE, TRIALS_FOLDER
-from archsweep.training.corpus import default_cache_dir, identify, train_tokens
+from archsweep.running.machine import Machine as Machine
+from archsweep.running.machine import circumstances, device_name
+from archsweep.training.corpus import default_cache_dir, identify
 from archsweep.vocabulary import TEXT_FIELDS
 
 if TYPE_CHECKING:
@@ -85,51 +86,6 @@ class Effect(NamedTuple):
             if 0 < size < float("inf"):
                 return cls(size / 100, relative=True) if text.endswith("%") else cls(size, relative=False)
         raise SpaceError(f"--detect takes a difference in nats/token, as 0.02, or a part of the loss, as 0.5%, got {text!r}.")
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Where to run: a Ray of our own sized by `num_cpus` and `num_gpus`, the cluster at `address`, this process, or where a `runner` of the
-    user's ("package.module:function", called as serial.run is) has the trials run."""
-
-    num_cpus: int | None = None
-    num_gpus: int | None = None
-    address: str | None = None
-    serial: bool = False
-    cache_dir: Path | None = None
-    checkpoint_seconds: float = 60.0
-    runner: str | None = None
-    is_unknown: bool = False  # a cluster that another process reaches: nothing is asked of it
-
-    @property
-    def cache(self) -> Path:
-        """Where tokenized corpora and measured throughput are kept."""
-        return self.cache_dir or default_cache_dir()
-
-    @cached_property
-    def nodes(self) -> list[device.Node]:
-        """What trials run on: this machine, or a cluster's nodes, where they show. Raises MachineError for one that cannot be reached."""
-        if self.is_unknown:
-            return []
-        if self.address is not None:
-            from archsweep.running import ray_tune
-
-            return ray_tune.nodes(self.address)
-        processors = 1 if self.serial else device.processors() if self.num_cpus is None else self.num_cpus
-        return [device.Node(device.processor_name(), processors, tuple(device.gpus()[: self.num_gpus]))]
-
-    def used(self, config: ExperimentConfig) -> list[device.Node]:
-        """The nodes that trials like `config` would train on, those with GPUs where they train on GPUs, and else all, without any."""
-        with_gpus = [node for node in self.nodes if node.gpus and config.device != "cpu"]
-        return with_gpus or [node._replace(gpus=()) for node in self.nodes]
-
-    def device_names(self, config: ExperimentConfig) -> list[str]:
-        """What trials like `config` would train on."""
-        return list(dict.fromkeys(_device_name(node) for node in self.used(config)))
-
-
-def _device_name(node: device.Node) -> str:
-    return node.gpus[0].name if node.gpus else node.processor_name
 
 
 @dataclass(frozen=True)
@@ -202,7 +158,7 @@ def _measure(
     config = work[0][0]
     (node,) = here.used(config)
     for name in device_names:
-        measure(work, name, _device_name(node), here.cache, 1 if node.gpus else node.processors, say)
+        measure(work, name, device_name(node), here.cache, 1 if node.gpus else node.processors, say)
 
 
 def forecast(
@@ -212,7 +168,7 @@ def forecast(
 
     `price` is of a device for an hour; `detect` is the difference that the user wants to find. Without it nothing heavy is imported.
     """
-    where = _circumstances(plan, machine, price)
+    where = circumstances(plan, machine, price)
     if results is None:
         return make_forecast(plan, where)
     folder = sweep_folder(results, plan.name)
@@ -240,42 +196,6 @@ def _left(plan: Plan, folder: Path) -> list[Trial]:
         return list(plan.trials)
 
 
-def _circumstances(plan: Plan, machine: Machine, price: float | None) -> Circumstances:
-    """Where the plan would run. Raises MachineError where one of its trials never could."""
-    from archsweep.running import resources
-
-    config = plan.trials[0].config
-    nodes = machine.used(config)
-    _check_gpus(plan, machine)
-    gpus = [gpu.memory for node in nodes for gpu in node.gpus]
-    resources.check_some_gpu_holds(plan.trials, gpus)
-    asked = resources.largest_request(plan.trials, bool(gpus), min(gpus, default=0))
-    have = [{"CPU": node.processors, "GPU": len(node.gpus)} for node in nodes]
-    if nodes:
-        resources.check_some_node_holds(asked, have)
-    slots: Counter[str] = Counter()
-    for node, has in zip(nodes, have, strict=True):
-        slots[_device_name(node)] += resources.fitting(asked, has)
-    known = throughput.load(machine.cache)
-    return Circumstances(
-        kinds=tuple(Kind(name, count, tuple(line for line in known if line.device_name == name)) for name, count in slots.items()),
-        devices=sum(min(len(node.gpus) or node.processors, node.processors) for node in nodes),
-        on_gpu=bool(gpus),
-        corpus_tokens=train_tokens(config, machine.cache_dir),
-        price=price,
-        is_here=machine.address is None,
-    )
-
-
-def _check_gpus(plan: Plan, machine: Machine) -> None:
-    """Raises MachineError where a config names a GPU that is not on this machine."""
-    named = [trial.config for trial in plan.trials if trial.config.device.startswith("cuda")]
-    if named and machine.address is None and machine.nodes and not machine.nodes[0].gpus:
-        from archsweep.training.precision import resolve_device
-
-        resolve_device(named[0])  # torch may see one that the driver's tool does not name
-
-
 def plan_one(config: ExperimentConfig, cache_dir: Path | None = None, command: str = "") -> Plan:
     """The plan of one config as it is: one trial of one replica; a length in epochs becomes one in tokens."""
     from archsweep.training.data import LanguageModelDataset
@@ -289,7 +209,7 @@ def run(
     plan: Plan, folder: Path, machine: Machine, console: Console, ledger: Ledger | None = None, leavings: Leavings | None = None
 ) -> None:
     """Train every trial of the plan that neither `folder` nor a sweep beside it holds yet; records grow as trials report."""
-    from archsweep.running import recorder, trackers
+    from archsweep.running import parts, recorder, trackers
     from archsweep.running.progress import Progress
     from archsweep.running.worker import Storage
 
@@ -299,8 +219,8 @@ def run(
     _runner(machine)
     with _opened(folder, plan, partial(console.print, markup=False, highlight=False), extend=ledger.extend) as settled:
         left = recorder.to_train(settled.trials, folder, retry_failed=ledger.retry_failed)
-        if not ledger.fresh and (left != (parts := _in_parts(settled, left, folder))):
-            settled, left = _with_parts(settled, left, parts, folder), parts
+        if not ledger.fresh:
+            settled, left = parts.as_others_have_them(settled, left, folder)
         reused = [] if ledger.fresh else recorder.reuse(left, folder)
         trials = [trial for trial in left if trial not in reused]
         progress = Progress(settled, trials, folder, console)
@@ -331,6 +251,7 @@ def _train(
 ) -> None:
     """Let a runner train the trials, with its reports recorded and shown; a stop that was asked for becomes a KeyboardInterrupt."""
     from archsweep.running import ray_tune
+    from archsweep.running.parts import split_for
     from archsweep.running.stop import stop_requests
 
     # Before any worker starts: what is wrong with the data shows here.
@@ -349,10 +270,10 @@ def _train(
         watched(trials, train)
     else:
         with ray_tune.started(machine.num_cpus, machine.num_gpus, machine.address) as cluster:
-            parts = _split(plan, trials, folder, cluster.slots(trials or plan.trials))
-            if len(parts) > len(trials):
-                progress.say(f"{len(trials)} trials run as {len(parts)}, so that all processors are busy to the end")
-            watched(parts, cluster.run)
+            pieces = split_for(plan, trials, folder, cluster.slots(trials or plan.trials))
+            if len(pieces) > len(trials):
+                progress.say(f"{len(trials)} trials run as {len(pieces)}, so that all processors are busy to the end")
+            watched(pieces, cluster.run)
             _import_analysis_meanwhile()  # Ray takes a second or two to end
     if search and search.exhausted:
         progress.say(f"the search found {len(search.plan.trials)} different variants to train and no more")
@@ -430,36 +351,6 @@ def _tokenized(plan: Plan, trials: list[Trial], cache_dir: Path | None) -> dict[
 def _text(config: ExperimentConfig) -> Text:
     """What decides a config's tokens, and how many there must be."""
     return tuple(getattr(config, name) for name in (*TEXT_FIELDS, "context_length", "max_tokens"))
-
-
-def _split(plan: Plan, trials: list[Trial], folder: Path, slots: int) -> list[Trial]:
-    """The trials for so many slots, large ones in parts, as the folder's plan then says; once one has begun they stay as they are."""
-    if _is_compared_while_it_trains(plan) or any((folder / TRIALS_FOLDER / trial.id).exists() for trial in trials):
-        return trials
-    parts = split(trials, slots, plan.corpus_id)
-    _with_parts(plan, trials, parts, folder)
-    return parts
-
-
-def _in_parts(plan: Plan, trials: list[Trial], folder: Path) -> list[Trial]:
-    """The trials, in the parts that other sweeps have finished of them."""
-    from archsweep.running import recorder
-
-    return trials if _is_compared_while_it_trains(plan) else recorder.in_parts(trials, folder, plan.corpus_id)
-
-
-def _is_compared_while_it_trains(plan: Plan) -> bool:
-    """Whether something looks at whole trials before their end."""
-    return bool(plan.method or plan.early_stopping or any(trial.prune_tune for trial in plan.trials))
-
-
-def _with_parts(plan: Plan, trials: list[Trial], parts: list[Trial], folder: Path) -> Plan:
-    """The plan with `parts` in place of `trials`, as the folder then has it."""
-    whole = {trial.id for trial in trials}
-    kept = [trial for trial in plan.trials if trial.id not in whole]
-    grown = plan.model_copy(update={"trials": tuple(longest_first([*kept, *parts]))})
-    grown.save(folder / PLAN_FILE)
-    return grown
 
 
 def collect(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -66,7 +66,7 @@ ONLY_IN = {
         "numpy": {"running/carrier.py"},
         "yaml": {"running/autoscaler.py"},
         "torch": {"running/worker.py"},
-        "training": {"running/measure.py", "running/worker.py"},
+        "training": {"running/machine.py", "running/measure.py", "running/worker.py"},
         "scipy": {"running/tally.py"},
         "tensorboardX": {"running/trackers.py"},
         "wandb": {"running/trackers.py"},

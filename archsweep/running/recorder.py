@@ -5,21 +5,18 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections import defaultdict
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from archsweep.atomic import must_be_writable
-from archsweep.config import Replica
-from archsweep.errors import RecordError
 from archsweep.planning import throughput
 from archsweep.records import write
-from archsweep.records.files import load_plan, read_records
-from archsweep.records.schema import CHECKPOINT_FOLDER, OUTCOME_FILE, PLAN_FILE, RECORDS_FILE, TRIALS_FOLDER
+from archsweep.records.files import read_records
+from archsweep.records.schema import CHECKPOINT_FOLDER, OUTCOME_FILE, RECORDS_FILE, TRIALS_FOLDER
 from archsweep.running.worker import best_setting_loss
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -226,48 +223,11 @@ def recorded_result(folder: Path) -> Result | None:
 def reuse(trials: Sequence[Trial], folder: Path) -> list[Trial]:
     """Copy those of `trials` that another sweep beside `folder` has finished; returns them. A trial's name is all of its content, so
     one of the same name is the same trial."""
-    return [trial for trial in trials if (found := _finished_elsewhere(trial, folder)) and _copy(found, folder / TRIALS_FOLDER / trial.id)]
+    return [trial for trial in trials if (found := finished_elsewhere(trial, folder)) and _copy(found, folder / TRIALS_FOLDER / trial.id)]
 
 
-def in_parts(trials: Sequence[Trial], folder: Path, corpus_id: str) -> list[Trial]:
-    """`trials`, but in parts where other sweeps beside `folder` have finished parts of one: those, and what is left of it as one more.
-
-    Sweeps split trials for their machines, and sweeps of fewer seeds or rates have trained a part of this one's replicas.
-    """
-    there = _planned_elsewhere(folder) if trials else {}
-    found = []
-    for trial in trials:
-        left, parts = list(trial.replicas), []
-        if not (folder / TRIALS_FOLDER / trial.id).exists() and _finished_elsewhere(trial, folder) is None:
-            for name, replicas in there.get(_sizes(trial.config.to_dict()), []):
-                if 0 < len(replicas) < len(trial.replicas) and set(replicas) <= set(left):
-                    part = trial.with_replicas(replicas, corpus_id)
-                    if part.id == name and _finished_elsewhere(part, folder):
-                        parts.append(part)
-                        left = [replica for replica in left if replica not in replicas]
-        found += parts
-        if left:
-            found.append(trial.with_replicas(tuple(left), corpus_id) if parts else trial)
-    return found
-
-
-def _planned_elsewhere(folder: Path) -> dict[tuple[object, ...], list[tuple[str, tuple[Replica, ...]]]]:
-    """The names and replicas of the trials of all sweeps beside `folder`, by their models' sizes."""
-    found = defaultdict(list)
-    for path in sorted(folder.parent.glob(f"*/{PLAN_FILE}")):
-        if path.parent != folder:
-            with suppress(RecordError, ValueError, KeyError):  # damaged, or another version's
-                for trial in load_plan(path.parent)["trials"]:
-                    replicas = tuple(Replica.model_validate(replica) for replica in trial["replicas"])
-                    found[_sizes(trial["config"])].append((trial["id"], replicas))
-    return found
-
-
-def _sizes(config: Mapping[str, object]) -> tuple[object, ...]:
-    return tuple(config.get(name) for name in ("family", "num_layers", "num_heads", "hidden_size", "ffn_size", "max_tokens"))
-
-
-def _finished_elsewhere(trial: Trial, folder: Path) -> Path | None:
+def finished_elsewhere(trial: Trial, folder: Path) -> Path | None:
+    """The folder of the very trial in a sweep beside `folder` that has finished it."""
     found = sorted(path.parent for path in folder.parent.glob(f"*/{TRIALS_FOLDER}/{trial.id}/{OUTCOME_FILE}"))
     return next((path for path in found if path.parents[1] != folder and recorded_status(path) == "finished"), None)
 
