@@ -25,7 +25,7 @@ from archsweep.planning.forecast import forecast as make_forecast
 from archsweep.planning.grid import Variant
 from archsweep.planning.plan import Plan, make_plan, make_single_plan, replicas_of, sized
 from archsweep.records import remote
-from archsweep.records.schema import CONFIG_FILE, JOURNAL_FILE, MODEL_FOLDER, PLAN_FILE, TRIALS_FOLDER
+from archsweep.records.schema import CHECKPOINT_FOLDER, CONFIG_FILE, JOURNAL_FILE, MODEL_FOLDER, PLAN_FILE, TRIALS_FOLDER
 from archsweep.running.machine import Machine as Machine
 from archsweep.running.machine import circumstances, device_name
 from archsweep.training.corpus import default_cache_dir, identify
@@ -397,8 +397,9 @@ def export_table(folder: Path, which: Which, form: Format, target: Path | None =
         return write_atomically(target, content)
 
 
-def export(folder: Path, variant: str, target: Path) -> Path:
-    """Copy the best model of a variant, named as its `label` is, to `target`: a folder that Hugging Face's Auto classes open.
+def export(folder: Path, variant: str, target: Path, say: Callable[[str], object] = print) -> Path:
+    """Copy the best model of a variant, named as its `label` is, to `target`: a folder that Hugging Face's Auto classes open. Of a variant
+    that has not finished it is the best so far, which `say` is told.
 
     Raises RecordError for a variant that is not there or has no model, ConfigError where `target` exists.
     """
@@ -408,18 +409,29 @@ def export(folder: Path, variant: str, target: Path) -> Path:
     variants = {label(trial["variant"]) for trial in load_plan(folder)["trials"]}
     if variant not in variants:
         raise RecordError(f"{folder} has no variant {variant!r}: {nearest(variant, variants)}")
-    best = read.best_trial(folder, variant)
-    trial = folder / TRIALS_FOLDER / (best or "")
-    if best is None or not (trial / MODEL_FOLDER).is_dir():
-        raise RecordError(
-            f"{variant} has no model: it is written when its trial has finished, unless --keep-models is none. Run the sweep again."
-        )
     if target.exists():
         raise ConfigError(f"{target} must not exist yet, so that nothing in it is lost. Give another folder with --to.")
+    trial = folder / TRIALS_FOLDER / (read.best_trial(folder, variant) or "none")
     with must_be_writable(target, "Give another folder with --to."):
-        shutil.copytree(trial / MODEL_FOLDER, target)
+        if (trial / MODEL_FOLDER).is_dir():
+            shutil.copytree(trial / MODEL_FOLDER, target)
+        elif (step := _export_best_so_far(folder, trial, target)) is not None:
+            say(f"{variant} has not finished: this is its best so far, of step {step}")
+        else:
+            raise RecordError(
+                f"{variant} has no model: it is written when its trial has finished, unless --keep-models is none, and once a trial has "
+                "saved itself there is its best so far. Run the sweep again."
+            )
         shutil.copy(trial / CONFIG_FILE, target / "experiment.json")
     return target
+
+
+def _export_best_so_far(folder: Path, trial: Path, target: Path) -> int | None:
+    """The step of the model that was written to `target`; None where the checkpoint of the folder `trial` holds none."""
+    from archsweep.running.worker import export_best
+
+    found = [each for each in Plan.load(folder / PLAN_FILE).trials if each.id == trial.name and (trial / CHECKPOINT_FOLDER).is_dir()]
+    return export_best(found[0], default_cache_dir(), trial, target) if found else None
 
 
 def results_root(results: str) -> Path:

@@ -175,14 +175,16 @@ def export(
     ] = None,
     results: Results = "results",
 ) -> int:
-    """Write a variant's best model as a Hugging Face folder: config, safetensors, tokenizer. Or, with --format, one of the tables."""
+    """Write a variant's best model as a Hugging Face folder: config, safetensors, tokenizer. Or, with --format, one of the tables.
+
+    Of a variant that has not finished it is the best model so far."""
     from archsweep import pipeline
 
     if (variant is None) == (form is None):
         raise SpaceError("export takes a variant, to write its model, or --format, to write a table: one of the two.")
     folder = _sweep_at(sweep, results, large=variant is not None)
     if variant is not None:
-        say(f"model: {pipeline.export(folder, variant, to or Path('-'.join([folder.name, *variant.split()])))}")
+        say(f"model: {pipeline.export(folder, variant, to or Path('-'.join([folder.name, *variant.split()])), say)}")
     elif form is not None:
         say(f"table: {pipeline.export_table(folder, table, form, to)}")
     return 0

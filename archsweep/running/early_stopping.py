@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from archsweep.records import write
 from archsweep.records.schema import TRIALS_FOLDER
-from archsweep.running.worker import best_setting_loss
+from archsweep.training.best import best_setting_loss
 from archsweep.vocabulary import ASHA
 
 if TYPE_CHECKING:

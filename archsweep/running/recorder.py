@@ -13,7 +13,7 @@ from archsweep.planning import throughput
 from archsweep.records import write
 from archsweep.records.files import read_records
 from archsweep.records.schema import CHECKPOINT_FOLDER, OUTCOME_FILE, RECORDS_FILE, TRIALS_FOLDER
-from archsweep.running.worker import best_setting_loss
+from archsweep.training.best import best_setting_loss
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

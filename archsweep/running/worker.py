@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import platform
 import socket
-from collections import defaultdict
 from contextlib import closing
 from importlib.metadata import version
-from statistics import fmean
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -16,6 +14,7 @@ from archsweep.planning.memory import calibration, largest_micro_batch, largest_
 from archsweep.records.schema import CHECKPOINT_FOLDER, MODEL_FOLDER, MODELS_FOLDER
 from archsweep.running.resources import CUDA_CONTEXT_BYTES
 from archsweep.running.trackers import replica_name
+from archsweep.training.best import best_replica, best_setting_loss
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
@@ -186,30 +185,15 @@ def _keep(experiment: ArchitectureExperiment, rows: list[dict[str, Any]], folder
     return MetricsCalculator.calculate_inference_speed(experiment.model(best))
 
 
+def export_best(trial: Trial, cache_dir: Path | None, folder: Path, target: Path) -> int | None:
+    """Write the best model so far of the trial in `folder`, which has not finished, to `target`; the step that it had taken. None where the
+    trial has not saved one."""
+    from archsweep.training.experiment import ArchitectureExperiment
+
+    checkpoint = folder / CHECKPOINT_FOLDER
+    return ArchitectureExperiment(trial.config, trial.replicas, cache_dir=cache_dir, checkpoint_dir=checkpoint).save_best(target)
+
+
 def software() -> str:
     """The versions that decide what a config trains to."""
     return ", ".join([f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in ("torch", "transformers", "numpy"))])
-
-
-def best_setting_loss(rows: list[dict[str, Any]]) -> float:
-    """The trial's one number: the lowest mean over seeds among the tuned settings; infinite where every setting lost a replica."""
-    return min(fmean(_loss(row) for row in setting) for setting in _settings(rows))
-
-
-def best_replica(rows: list[dict[str, Any]]) -> int | None:
-    """The index of the lowest loss within the best setting, or where every setting lost a replica, of all; None where all diverged."""
-    best = min(_settings(rows), key=lambda setting: fmean(_loss(row) for row in setting))
-    candidates = best if best_setting_loss(rows) < float("inf") else rows
-    row = min(candidates, key=_loss)
-    return rows.index(row) if row["val_loss"] is not None else None
-
-
-def _settings(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    by_setting = defaultdict(list)
-    for row in rows:
-        by_setting[row["learning_rate"], row["weight_decay"]].append(row)
-    return list(by_setting.values())
-
-
-def _loss(row: dict[str, Any]) -> float:
-    return float("inf") if row["val_loss"] is None else float(row["val_loss"])

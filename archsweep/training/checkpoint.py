@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-FORMAT = 2  # of the facts that a run keeps: raised when they change, so that no run goes on from what it would misread
+FORMAT = 3  # of the facts that a run keeps: raised when they change, so that no run goes on from what it would misread
 KEPT = 2  # the last one, and the one before in case the disk lost something of the last
 
 

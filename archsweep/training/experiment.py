@@ -18,6 +18,7 @@ from pydantic import JsonValue
 from archsweep.config import EARLIER_PARTS
 from archsweep.errors import ConfigError
 from archsweep.extensions import user_metrics
+from archsweep.training.best import best_replica, loss
 from archsweep.training.checkpoint import Checkpoints
 from archsweep.training.data import LanguageModelDataset, TokenWindows
 from archsweep.training.hardware import peak_flops
@@ -83,6 +84,7 @@ class ArchitectureExperiment:
         self._planned, self._prune_tune = self.replicas, prune_tune
         self._step = 0
         self._evaluated: list[list[Row]] = []
+        self._best: tuple[Row, torch.Tensor] | None = None  # the best replica's row so far, and its weights (P,), on the CPU
 
     def setup(self) -> None:
         """Load the data, build the models, and take over the checkpoint where there is one.
@@ -134,6 +136,8 @@ class ArchitectureExperiment:
             return
         tensors = {f"{index}.{name}": tensor for index, running in enumerate(self.stacks) for name, tensor in running.state().items()}
         facts = {"step": self._step, "stacks": [self._facts(running) for running in self.stacks], "evaluated": self._evaluated}
+        if self._best is not None:
+            facts["best"], tensors["best"] = self._best
         self._checkpoints.save(tensors, facts)
         self._saved_at = perf_counter()
 
@@ -145,7 +149,28 @@ class ArchitectureExperiment:
             prefix = f"{index}."
             running.load({name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}, own)
         self._step, self._evaluated = facts["step"], facts["evaluated"]
+        self._best = (facts["best"], tensors["best"]) if "best" in facts else None
         self.resumed_at = min(running.step for running in self.stacks)
+
+    def _remember_the_best(self, rows: list[Row]) -> None:
+        """Keep the weights of the best replica for the next checkpoint, where no evaluation before had a better one."""
+        if self._checkpoints is None or (index := best_replica(rows)) is None:
+            return
+        if self._best is None or loss(rows[index]) < loss(self._best[0]):
+            self._best = rows[index], self._weights(index).to("cpu", copy=True)
+
+    def save_best(self, folder: Path) -> int | None:
+        """Write the best model so far that the checkpoint holds, as `save_model` does, without `setup`; the step that it had taken. None
+        where there is none."""
+        self.data = LanguageModelDataset(self.config, self._cache_dir, self._corpus)
+        saved = self._open_checkpoints()
+        if saved is None or "best" not in saved[1]:
+            return None
+        tensors, facts = saved
+        stack = ReplicaStack(self.config, self._planned[:1], torch.device("cpu"))
+        stack.weights[0] = tensors["best"]
+        self._write(stack.extract(0), folder)
+        return int(facts["best"]["step"])
 
     # Training.
 
@@ -200,6 +225,7 @@ class ArchitectureExperiment:
                         self._save()
                     yield None
                 self._evaluated.append(self._rows())
+                self._remember_the_best(self._evaluated[-1])
                 if self._prune_tune and PART * self.total_steps <= self._step < self.total_steps:
                     self._prune(self._evaluated[-1])
                 yield self._evaluated[-1]
@@ -333,15 +359,28 @@ class ArchitectureExperiment:
 
     def model(self, index: int = 0) -> CustomGPT2Model:
         """Replica `index` as it is now, as a model of its own on the CPU."""
+        stack, own = self._home(index)
+        return stack.extract(own)
+
+    def _weights(self, index: int) -> torch.Tensor:
+        """(P,) of replica `index`."""
+        stack, own = self._home(index)
+        return stack.weights[own]
+
+    def _home(self, index: int) -> tuple[ReplicaStack, int]:
+        """The stack of replica `index`, and its index there."""
         for running in self.stacks:
             if index < len(running.stack):
-                return running.stack.extract(index)
+                return running.stack, index
             index -= len(running.stack)
         raise IndexError(f"there are {len(self.replicas)} replicas")
 
     def save_model(self, folder: Path, index: int = 0) -> None:
         """Write replica `index` and the tokenizer as a folder that Hugging Face's `AutoModelForCausalLM` and `AutoTokenizer` open."""
-        self.model(index).save_pretrained(folder)
+        self._write(self.model(index), folder)
+
+    def _write(self, model: CustomGPT2Model, folder: Path) -> None:
+        model.save_pretrained(folder)
         save_tokenizer(self.data.corpus.tokenizer_path, self.config.context_length, folder)
 
 

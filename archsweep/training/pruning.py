@@ -6,6 +6,8 @@ import math
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from archsweep.training.best import by_setting, loss
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -24,10 +26,7 @@ class Hopeless(NamedTuple):
 def hopeless(rows: Sequence[dict[str, Any]]) -> Iterator[Hopeless]:
     """The settings, of one evaluation's rows, whose best seed is behind the worst seed of the best setting, by more than MARGIN and more
     than that setting's seeds are apart; and those that lost a seed, which no longer count. None where no setting has all its seeds."""
-    settings: dict[tuple[float, float], list[float]] = {}
-    for row in rows:
-        loss = math.inf if row["val_loss"] is None else row["val_loss"]
-        settings.setdefault((row["learning_rate"], row["weight_decay"]), []).append(loss)
+    settings = {setting: [loss(row) for row in own] for setting, own in by_setting(rows).items()}
     best = min(settings.values(), key=fmean)
     if not math.isfinite(max(best)):
         return

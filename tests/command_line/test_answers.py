@@ -123,7 +123,7 @@ def test_an_interrupted_sweep_is_reported_exported_and_joined_and_says_that_it_i
     whole = TINY_SPACE.format(tokens=384, text=tiny_text)
     Path("whole.py").write_text(whole)
     Path("cut.py").write_text(whole.replace("vocab_size=300", 'vocab_size=300, metrics=("interrupting:count",)'))
-    assert run("cut.py", "--serial") == 130
+    assert run("cut.py", "--serial", "--checkpoint-seconds", "0") == 130
     assert run("whole.py", "--serial") == 0
     results = archsweep.load("results/cut")
     assert results["status"].value_counts().to_dict() == {"finished": 6, "unfinished": 6}
@@ -138,8 +138,15 @@ def test_an_interrupted_sweep_is_reported_exported_and_joined_and_says_that_it_i
         assert "So far: " in said
         assert partial in said
         assert partial in Path(said.splitlines()[-1].removeprefix("report: ")).read_text()
+    (half_done,) = results.loc[results["status"] == "unfinished", "variant"].unique()
+    assert run("export", "cut", half_done, "--to", "so_far") == 0
+    assert f"{half_done} has not finished: this is its best so far, of step " in capsys.readouterr().out
     assert run("export", "cut", "--format", "markdown") == 0
     assert "So far: " in Path("cut-ranking.md").read_text()
+
+    from transformers import AutoModelForCausalLM
+
+    assert f"num_layers={AutoModelForCausalLM.from_pretrained('so_far').config.n_layer}" == half_done
 
 
 def test_sweeps_that_are_not_comparable_are_refused_with_the_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

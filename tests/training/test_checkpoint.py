@@ -8,14 +8,16 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM
 
-from archsweep.config import ExperimentConfig, Replica
+from archsweep.config import EARLIER_PARTS, ExperimentConfig, Replica
 from archsweep.records.schema import CHECKPOINT_FOLDER
 from archsweep.training.checkpoint import KEPT, Checkpoints
 from archsweep.training.experiment import ArchitectureExperiment
@@ -135,6 +137,60 @@ def test_a_run_that_is_stopped_anywhere_ends_with_the_same_bits(
     for index in range(3):
         theirs = dict(whole.experiment.model(index).named_parameters())
         assert all(torch.equal(parameter, theirs[name]) for name, parameter in experiment.model(index).named_parameters())
+
+
+def test_a_checkpoint_holds_the_best_model_so_far_beside_the_last(small: ExperimentConfig, corpora: Path, tmp_path: Path) -> None:
+    """A rate that warms up until nothing is learned any more: the best evaluation is not the last one before the stop."""
+    config = small.copy(num_evaluations=6, warmup=20)
+    replicas = [Replica(seed=seed, learning_rate=rate, weight_decay=0.0) for seed in (0, 1) for rate in (0.5, 2.0)]
+    experiment = ArchitectureExperiment(config, replicas, cache_dir=corpora, checkpoint_dir=tmp_path / "kept", stack_size=4)
+    experiment.setup()
+    training = experiment.training()
+    evaluations: list[list[dict[str, Any]]] = []
+    while len(evaluations) < 4:
+        evaluations += filter(None, [next(training)])
+    training.close()
+
+    def setting_mean(rows: list[dict[str, Any]], rate: float) -> float:
+        return fmean(row["val_loss"] for row in rows if row["learning_rate"] == rate)
+
+    best_of_each = []
+    for rows in evaluations:
+        ahead = min((0.5, 2.0), key=lambda rate: setting_mean(rows, rate))
+        best_of_each.append(min(row["val_loss"] for row in rows if row["learning_rate"] == ahead))
+    at = best_of_each.index(min(best_of_each))
+    assert at < 3
+
+    resumed = ArchitectureExperiment(config, replicas, cache_dir=corpora, checkpoint_dir=tmp_path / "kept")
+    assert resumed.save_best(tmp_path / "model") == evaluations[at][0]["step"]
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    windows = torch.from_numpy(resumed.data.evaluation_windows())[::EARLIER_PARTS]
+    with torch.no_grad():
+        logits = model(windows[:, :-1]).logits
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
+    assert loss.item() == pytest.approx(best_of_each[at], rel=1e-5)
+
+
+def test_the_best_model_so_far_outlives_a_stop_after_it(small: ExperimentConfig, corpora: Path, tmp_path: Path) -> None:
+    config = small.copy(num_evaluations=6, warmup=20, learning_rate=2.0)
+    written = []
+    for evaluations in (1, 3, 5):
+        experiment = ArchitectureExperiment(config, [config.replica], cache_dir=corpora, checkpoint_dir=tmp_path / "kept")
+        experiment.setup()
+        training = experiment.training()
+        losses: dict[float, int] = {}
+        while len(losses) < evaluations:  # those of before the stop come again
+            losses |= {row["val_loss"]: row["step"] for row in next(training) or ()}
+        training.close()
+        again = ArchitectureExperiment(config, [config.replica], cache_dir=corpora, checkpoint_dir=tmp_path / "kept")
+        written.append(again.save_best(tmp_path / "model"))
+        assert written[-1] == losses[min(losses)]
+    assert written == [4, 8, 8]
+
+
+def test_a_run_that_never_saved_itself_has_no_best_model(small: ExperimentConfig, corpora: Path, tmp_path: Path) -> None:
+    assert ArchitectureExperiment(small, cache_dir=corpora, checkpoint_dir=tmp_path / "none").save_best(tmp_path / "model") is None
+    assert not (tmp_path / "model").exists()
 
 
 SWEEP = """\
