@@ -177,7 +177,7 @@ def _hub() -> Finding:
 
 def _cluster(address: str) -> Finding:
     """Whether the cluster lets us in, which it does for its own versions of Ray and Python and its own token."""
-    from archsweep.running.ray_tune import cluster
+    from archsweep.running.session import cluster
 
     try:
         return Finding(True, f"the cluster at {address}: {cluster(address)}")

@@ -62,7 +62,7 @@ OUTSIDE = {"__init__.py", "__main__.py", "pipeline.py"}  # the doors, which lead
 ONLY_IN = {
     "planning": {"optuna": {"planning/search.py"}},
     "running": {
-        "ray": {"running/ray_tune.py", "running/carrier.py"},
+        "ray": {"running/carrier.py", "running/ray_tune.py", "running/session.py"},
         "numpy": {"running/carrier.py"},
         "yaml": {"running/autoscaler.py"},
         "torch": {"running/worker.py"},

@@ -19,7 +19,7 @@ from archsweep.errors import ArchsweepError
 from archsweep.planning.extend import reconcile
 from archsweep.planning.plan import make_plan
 from archsweep.records import files, remote
-from archsweep.running import clean, lock, ray_tune, trackers
+from archsweep.running import clean, lock, session, trackers
 from archsweep.running.resources import Resources, check_some_node_holds
 from archsweep.space import ASHA, Budget, Choice, IntRange, Optuna, Space
 from archsweep.submitting import door, jobs, package
@@ -381,8 +381,8 @@ PROVOCATIONS: dict[str, Callable[[Scene], object]] = {
     "vocab_size must hold every entry of the tokenizer": another_text_alphabet,
     "must be a tokenizer.json as the tokenizers library writes it, and is not:": no_tokenizer,
     "is not there: torch sees": lambda scene: resolve_device(scene.config.copy(device="cuda:63")),
-    "cannot start Ray:": lambda scene: ray_tune._why_no_ray(None, OSError("no room")),
-    "cannot reach the Ray cluster at": lambda scene: ray_tune._why_no_ray("10.0.0.1:6379", ConnectionError()),
+    "cannot start Ray:": lambda scene: session._why_no_ray(None, OSError("no room")),
+    "cannot reach the Ray cluster at": lambda scene: session._why_no_ray("10.0.0.1:6379", ConnectionError()),
     "on one node, and the nodes have": lambda scene: check_some_node_holds(Resources(1, 0.5), [{"CPU": 2}]),
     "must be a number of FLOP/s above 0, got": lambda scene: (
         scene.monkeypatch.setenv("ARCHSWEEP_PEAK_FLOPS", "fast") or hardware.peak_flops("a GPU", "fp32")

@@ -45,9 +45,9 @@ class Machine:
         if self.is_unknown:
             return []
         if self.address is not None:
-            from archsweep.running import ray_tune
+            from archsweep.running import session
 
-            return ray_tune.nodes(self.address)
+            return session.nodes(self.address)
         count = 1 if self.serial else processors() if self.num_cpus is None else self.num_cpus
         return [Node(processor_name(), count, tuple(gpus()[: self.num_gpus]))]
 

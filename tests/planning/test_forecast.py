@@ -148,9 +148,7 @@ def test_disk_is_checkpoints_of_what_runs_at_once_a_model_of_each_trial_and_the_
     made = plan()
     one, two = sorted(trial.cost.parameters for trial in made.trials)
     told = forecast(made, where(slots=1)).disk
-    assert (
-        told.checkpoints == 3 * 4 * (2 * 3 + 1) * two
-    )  # three, in float32: of two replicas weights and two moments, and the best's weights
+    assert told.checkpoints == 3 * 4 * (2 * 3 + 1) * two  # three, of weights and two moments of two replicas, and the best's weights
     assert told.models == 4 * (one + two)
     assert 6_000_000 < told.records < 7_000_000
 
