@@ -9,15 +9,14 @@ from collections import defaultdict
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from importlib import import_module
 from pathlib import Path
-from threading import Thread
 from typing import TYPE_CHECKING, NamedTuple
 
 from archsweep import extensions
 from archsweep.atomic import OTHER_RESULTS, must_be_writable, write_atomically
 from archsweep.config import FAMILIES, NAME_PATTERN, label
 from archsweep.errors import ConfigError, DataError, MachineError, RecordError, SpaceError, nearest
+from archsweep.imports import import_meanwhile
 from archsweep.planning import find, throughput
 from archsweep.planning.extend import reconcile
 from archsweep.planning.forecast import Forecast
@@ -235,7 +234,9 @@ def run(
                     storage = Storage(machine.cache_dir, machine.checkpoint_seconds, leavings.keep_models)
                     place, stopping = recorder.Place(folder), _early_stopping(settled, folder)
                     search = _search(settled, trials, place, ledger, progress, stopping)
-                    watched = recorder.Recorder(place, progress, told, machine.cache, search, stopping)
+                    # A processor is idle while the last trials train, and while Ray ends.
+                    prepare_report = partial(import_meanwhile, "archsweep.analysis.report")
+                    watched = recorder.Recorder(place, progress, told, machine.cache, search, stopping, prepare_report)
                     _train(settled, trials, folder, machine, storage, watched, progress, search)
 
 
@@ -274,14 +275,8 @@ def _train(
             if len(pieces) > len(trials):
                 progress.say(f"{len(trials)} trials run as {len(pieces)}, so that all processors are busy to the end")
             watched(pieces, cluster.run)
-            _import_analysis_meanwhile()  # Ray takes a second or two to end
     if search and search.exhausted:
         progress.say(f"the search found {len(search.plan.trials)} different variants to train and no more")
-
-
-def _import_analysis_meanwhile() -> None:
-    """Begin to import what the report needs, in a thread: it then waits for what is left."""
-    Thread(target=lambda: import_module("archsweep.analysis.report"), daemon=True).start()
 
 
 def _runner(machine: Machine) -> Callable[..., object] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from uuid import uuid4
 import pytest
 
 from archsweep.config import ExperimentConfig
+from archsweep.imports import end_quickly
 from archsweep.planning.plan import Plan, make_plan
 from archsweep.space import Choice, Space
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 STORE = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "hidden", "AWS_EC2_METADATA_DISABLED": "true"}  # opens the store below
+gc.set_threshold(50_000, 20, 50)  # a process that runs many tests spends a tenth of its time looking for garbage otherwise
+end_quickly()
 os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray keeps what it finds when a process first imports it
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch's threads wait for each other by spinning: on shared processors, for long

@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(archsweep.__file__).parent
 OURS = {"archsweep", "search_spaces"}
-FOUNDATION = {"atomic", "device", "errors", "config", "vocabulary", "space"}
+FOUNDATION = {"atomic", "device", "imports", "errors", "config", "vocabulary", "space"}
 
 # Room -> what it may import: our own rooms, and of the heavy or telling libraries those that its step needs.
 ROOMS = {
     "atomic": ({"errors"}, set()),
     "errors": (set(), set()),
     "device": (set(), set()),
+    "imports": (set(), set()),
     "config": ({"atomic", "errors"}, {"pydantic"}),
     "vocabulary": ({"config"}, {"pydantic"}),
     "space_faults": ({"errors", "config", "vocabulary", "space"}, {"pydantic"}),  # space as a type alone
@@ -33,7 +34,8 @@ ROOMS = {
     "extensions": ({"errors", "config"}, {"torch"}),
     "doctor": ({"errors", "records", "training", "running"}, {"torch", "huggingface_hub", "packaging"}),
     "cli": (
-        {"archsweep", "errors", "config", "pipeline", "doctor", "planning", "records", "running", "analysis", "submitting", "cli"},
+        {"archsweep", "errors", "imports", "config", "pipeline", "doctor"}
+        | {"planning", "records", "running", "analysis", "submitting", "cli"},
         {"cyclopts", "rich"},
     ),
     "planning": (FOUNDATION | {"extensions", "planning"}, {"pydantic", "rich", "optuna"}),

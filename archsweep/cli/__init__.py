@@ -13,6 +13,7 @@ from archsweep.cli import cluster, sweeps, writing
 from archsweep.cli.asking import say
 from archsweep.cli.options import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 from archsweep.errors import ArchsweepError
+from archsweep.imports import end_quickly
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,6 +35,7 @@ for command in (
 
 def main(words: Sequence[str] | None = None) -> None:
     """Run `words` (default: the command line) and exit: 0 ok, 1 some trial failed, 2 usage, 3 environment, 130 interrupted."""
+    end_quickly()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill ends a sweep like Ctrl-C
     sys.exit(_guarded(lambda: app(words, exit_on_error=False, print_error=False, result_action="return_value")))
 

@@ -105,6 +105,12 @@ class Progress:
             self._tally.ended(trial, "failed")
         self.say(f"{trial.label}: failed, {reason} (all of it in {details})", trial)
 
+    @property
+    def waits(self) -> bool:
+        """Whether a trial waits to begin."""
+        with self._lock:
+            return self._tally.snapshot().counts.to_do > 0
+
     def say(self, line: str, trial: Trial | None = None) -> None:
         """A line for the screen and the log."""
         self._log(line, trial)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from archsweep.config import ExperimentConfig
+from archsweep.imports import import_meanwhile, importing
 from archsweep.planning.plan import Trial
 from archsweep.running import session
 from archsweep.running.autoscaler import node_types
@@ -106,6 +107,7 @@ class Cluster:
 def started(num_cpus: int | None = None, num_gpus: int | None = None, address: str | None = None) -> Iterator[Cluster]:
     """A Ray of our own for the length of the block, sized by `num_cpus` and `num_gpus` (default: what the machine has), or the running
     one at `address`. Raises MachineError where it cannot start or be reached."""
+    import_meanwhile("pandas", "pyarrow")  # for Tune, while Ray starts
     with session.opened(num_cpus, num_gpus, address) as ray:
         yield Cluster(ray, is_elsewhere=address is not None)
 
@@ -160,7 +162,8 @@ def _is_loss(details: str) -> bool:
 
 def _fit(work: _Work, trials: Sequence[Trial], search: Search | None) -> Any:
     """One round: Tune's result dataframe of the trials and of those that the search adds, one row each."""
-    from ray import tune
+    with importing():
+        from ray import tune
 
     trainable = tune.with_resources(
         tune.with_parameters(

@@ -16,7 +16,7 @@ from archsweep.records.schema import CHECKPOINT_FOLDER, OUTCOME_FILE, RECORDS_FI
 from archsweep.training.best import best_setting_loss
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -53,7 +53,8 @@ class Place:
 
 class Recorder:
     """Writes a sweep's records as its trials report, and tells `progress`, `trackers`, the `search` that suggested them, and
-    `early_stopping`; with `cache_dir`, what training took is kept there for plans.
+    `early_stopping`; with `cache_dir`, what training took is kept there for plans. `nearly_over` is called when a trial has finished and no
+    other waits for its place.
 
     Every method raises MachineError where the folder cannot be written, or is no longer the one that the run began in.
     """
@@ -66,7 +67,9 @@ class Recorder:
         cache_dir: Path | None = None,
         search: Search | None = None,
         early_stopping: EarlyStopping | None = None,
+        nearly_over: Callable[[], object] = lambda: None,
     ) -> None:
+        self._nearly_over = nearly_over
         self._place, self._cache_dir = place, cache_dir
         self._progress, self._trackers = progress, trackers
         self._search, self._early_stopping = search, early_stopping
@@ -105,6 +108,8 @@ class Recorder:
         self._keep_throughput(trial, last)
         self._trackers.end(trial, failed=outcome.status == "finished" and outcome.reason is not None)
         self._progress.trial_finished(trial, last, outcome)
+        if not self._progress.waits:
+            self._nearly_over()
 
     def _keep_throughput(self, trial: Trial, last: Report) -> None:
         line = None if self._cache_dir is None else _throughput(trial, last)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from archsweep.device import Node, processor_name, processors
 from archsweep.device import gpus as installed_gpus
 from archsweep.errors import MachineError
+from archsweep.imports import importing
 from archsweep.running.autoscaler import node_types
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ _SETTINGS = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths in a config mean the user's folder
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a trial that was granted no GPU sees none
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_prestart_worker_first_driver": "0",  # Tune's trials have processes of their own, and these would only take time to start
 }
 
 
@@ -83,7 +85,8 @@ def opened(num_cpus: int | None, num_gpus: int | None, address: str | None) -> I
     if address is not None:
         _check_it_answers(address)
     with _environment(own=address is None), _closed(own=address is None):
-        import ray
+        with importing():
+            import ray
 
         for name in ("ray", "ray.tune", "ray.train", "ray.data"):
             logging.getLogger(name).setLevel(logging.CRITICAL)

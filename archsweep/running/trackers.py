@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
 
 from archsweep.errors import MachineError
+from archsweep.imports import import_meanwhile
 from archsweep.records.schema import TENSORBOARD_FOLDER, TRIALS_FOLDER
 
 if TYPE_CHECKING:
@@ -122,10 +123,8 @@ class TensorBoard:
     that they hold each evaluation once, whenever it was killed."""
 
     def __init__(self, folder: Path) -> None:
-        from tensorboardX.proto.event_pb2 import Event
-        from tensorboardX.record_writer import masked_crc32c
-
-        self._trials, self._event, self._checksum = folder / TRIALS_FOLDER, Event, masked_crc32c
+        import_meanwhile("tensorboardX.record_writer")  # it imports torch, in the time that Ray takes to start
+        self._trials = folder / TRIALS_FOLDER
 
     def begin(self, trial: Trial, recorded: Sequence[Row]) -> None:
         shutil.rmtree(self._trials / trial.id / TENSORBOARD_FOLDER, ignore_errors=True)
@@ -147,9 +146,12 @@ class TensorBoard:
 
     def _record(self, **event: Any) -> bytes:
         """One event as a TFRecord: its length and its bytes, each with a masked CRC-32C."""
-        content: bytes = self._event(wall_time=time.time(), **event).SerializeToString()
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.record_writer import masked_crc32c
+
+        content: bytes = Event(wall_time=time.time(), **event).SerializeToString()
         length = struct.pack("<Q", len(content))
-        return length + struct.pack("<I", self._checksum(length)) + content + struct.pack("<I", self._checksum(content))
+        return length + struct.pack("<I", masked_crc32c(length)) + content + struct.pack("<I", masked_crc32c(content))
 
 
 class Wandb:

@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from archsweep.errors import MachineError
+from archsweep.imports import importing
 from archsweep.planning.memory import calibration, largest_micro_batch, largest_stack, stack_memory_bytes
 from archsweep.records.schema import CHECKPOINT_FOLDER, MODEL_FOLDER, MODELS_FOLDER
 from archsweep.running.resources import CUDA_CONTEXT_BYTES
@@ -65,13 +66,14 @@ def train_trial(
 
     Raises MachineError where this machine's cache does not hold the corpus.
     """
-    import torch
-
-    from archsweep.training.allocator import keep_freed_memory
-    from archsweep.training.hardware import EnergyMeter
-    from archsweep.training.precision import precision_used
-
     started = perf_counter()
+    with importing():
+        import torch
+
+        from archsweep.training.allocator import keep_freed_memory
+        from archsweep.training.hardware import EnergyMeter
+        from archsweep.training.precision import precision_used
+
     torch.set_num_threads(threads)
     keep_freed_memory()
     warnings: list[str] = []
@@ -99,9 +101,10 @@ def _experiment(
     trial: Trial, corpus_id: str, storage: Storage, folder: Path, gpu_share: float, warn: Callable[[str], object]
 ) -> ArchitectureExperiment:
     """The trial's training, set up, from its checkpoint on where there is one. Raises MachineError where the corpus is not here."""
-    from archsweep.training.data import prepared
-    from archsweep.training.experiment import ArchitectureExperiment
-    from archsweep.training.precision import resolve_device
+    with importing():
+        from archsweep.training.data import prepared
+        from archsweep.training.experiment import ArchitectureExperiment
+        from archsweep.training.precision import resolve_device
 
     corpus = prepared(corpus_id, storage.cache_dir)
     if corpus is None:
