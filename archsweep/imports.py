@@ -4,37 +4,51 @@ from __future__ import annotations
 
 import atexit
 import gc
+import sys
+import threading
 from contextlib import contextmanager, suppress
 from importlib import import_module
-from threading import Thread
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+_lock = threading.Lock()
+_blocks, _was_on = 0, False  # blocks that are without the collector now, and whether it was on before the first
+
+
 @contextmanager
-def importing() -> Iterator[None]:
-    """Without the collector while a block imports: a fifth of the time that torch and transformers take is its."""
-    was_on = gc.isenabled()
-    gc.disable()
+def without_collector() -> Iterator[None]:
+    """For a block that imports: looking for garbage among what modules define, again and again, takes a fifth of the time of importing
+    torch and transformers. Blocks of several threads may overlap."""
+    global _blocks, _was_on
+    with _lock:
+        _was_on = gc.isenabled() if _blocks == 0 else _was_on
+        _blocks += 1
+        gc.disable()
     try:
         yield
     finally:
-        if was_on:
-            gc.enable()
+        with _lock:
+            _blocks -= 1
+            if _blocks == 0 and _was_on:
+                gc.enable()
 
 
 def import_meanwhile(*names: str) -> None:
     """Import these modules in a thread, while the caller waits for other things: whoever then imports one waits for what is left.
     One that fails is for them to find."""
+    left = [name for name in names if name not in sys.modules]
 
     def work() -> None:
-        with importing(), suppress(Exception):
-            for name in names:
+        with without_collector(), suppress(Exception):
+            for name in left:
                 import_module(name)
 
-    Thread(target=work, daemon=True).start()
+    if left:
+        with suppress(RuntimeError):  # no thread is to be had: it is imported when it is needed
+            threading.Thread(target=work, daemon=True).start()
 
 
 def end_quickly() -> None:

@@ -9,62 +9,64 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from archsweep.imports import import_meanwhile, importing
+import pytest
+
+from archsweep.imports import import_meanwhile, without_collector
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import pytest
-
 
 def test_the_collector_rests_while_a_block_imports_and_works_again_whatever_happens_there() -> None:
     seen = []
-    with suppress(ImportError), importing():
+    with suppress(ImportError), without_collector():
         seen.append(gc.isenabled())
         raise ImportError
     assert [*seen, gc.isenabled()] == [False, True]
     gc.disable()
     try:
-        with importing():
+        with without_collector():
             pass
         assert not gc.isenabled(), "whoever had turned it off wants it off"
     finally:
         gc.enable()
 
 
-def test_of_two_threads_that_import_at_once_the_last_leaves_the_collector_on() -> None:
-    inside, leave = threading.Event(), threading.Event()
-
-    def other() -> None:
-        with importing():
-            inside.set()
-            leave.wait(10)
-
-    thread = threading.Thread(target=other)
-    thread.start()
-    assert inside.wait(10)
-    with importing():
-        leave.set()
-        thread.join()
+@pytest.mark.parametrize("first_to_leave", ["the first", "the second"])
+def test_of_two_blocks_at_once_the_last_to_end_turns_the_collector_on(first_to_leave: str) -> None:
+    first, second = without_collector(), without_collector()
+    for block in (first, second):
+        block.__enter__()
+    order = (first, second) if first_to_leave == "the first" else (second, first)
+    order[0].__exit__(None, None, None)
+    assert not gc.isenabled()
+    order[1].__exit__(None, None, None)
     assert gc.isenabled()
 
 
-def test_a_module_that_is_on_its_way_is_there_for_whoever_imports_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "broken_module.py").write_text("1 / 0\n")
-    (tmp_path / "slow_to_import.py").write_text("import time\ntime.sleep(0.2)\nvalue = 7\n")
+def test_modules_are_imported_by_themselves_and_a_broken_one_is_nobodys_business(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a_sound_module.py").write_text("value = 7\n")
+    (tmp_path / "a_broken_module.py").write_text("1 / 0\n")
     monkeypatch.syspath_prepend(tmp_path)
-    import_meanwhile("slow_to_import", "broken_module")  # the second is nobody's business until it is imported
-    import slow_to_import  # type: ignore[import-not-found]
-
-    assert slow_to_import.value == 7
+    before = set(threading.enumerate())
+    import_meanwhile("a_sound_module", "a_broken_module")
+    for thread in set(threading.enumerate()) - before:
+        thread.join(30)
+    assert sys.modules["a_sound_module"].value == 7  # type: ignore[attr-defined]
+    assert "a_broken_module" not in sys.modules
+    assert capfd.readouterr().err == ""
+    assert gc.isenabled()
 
 
 def test_a_process_that_ends_quickly_writes_what_it_had_left_and_runs_its_exit_handlers(tmp_path: Path) -> None:
     script = f"""
 import atexit
+import gc
 from archsweep.imports import end_quickly
 
-atexit.register(lambda: print("handler"))
+atexit.register(lambda: print("handler", gc.get_freeze_count() > 0))
 end_quickly()
 file = open({str(tmp_path / "left.txt")!r}, "w")
 file.write("left in the buffer")
@@ -72,5 +74,5 @@ print("end")
 raise SystemExit(3)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (3, "end\nhandler\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (3, "end\nhandler True\n", "")
     assert (tmp_path / "left.txt").read_text() == "left in the buffer"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from archsweep.config import ExperimentConfig
-from archsweep.imports import import_meanwhile, importing
+from archsweep.imports import import_meanwhile, without_collector
 from archsweep.planning.plan import Trial
 from archsweep.running import session
 from archsweep.running.autoscaler import node_types
@@ -162,7 +162,7 @@ def _is_loss(details: str) -> bool:
 
 def _fit(work: _Work, trials: Sequence[Trial], search: Search | None) -> Any:
     """One round: Tune's result dataframe of the trials and of those that the search adds, one row each."""
-    with importing():
+    with without_collector():
         from ray import tune
 
     trainable = tune.with_resources(
@@ -226,7 +226,7 @@ def _trial_name(trial: Any) -> str:
 
 
 def _trainable() -> type:
-    """Our Tune Trainable; made here because its base class is Ray's, which only this file imports, and only when it runs."""
+    """Our Tune Trainable; made here because its base class is Ray's, which is imported only when it runs."""
     from ray import tune
 
     class ReplicaTrial(tune.Trainable):  # type: ignore[misc]  # Ray's classes are untyped to us

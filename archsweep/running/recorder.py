@@ -53,7 +53,7 @@ class Place:
 
 class Recorder:
     """Writes a sweep's records as its trials report, and tells `progress`, `trackers`, the `search` that suggested them, and
-    `early_stopping`; with `cache_dir`, what training took is kept there for plans. `nearly_over` is called when a trial has finished and no
+    `early_stopping`; with `cache_dir`, what training took is kept there for plans. `nearly_over` is called when a trial has ended and no
     other waits for its place.
 
     Every method raises MachineError where the folder cannot be written, or is no longer the one that the run began in.
@@ -108,8 +108,7 @@ class Recorder:
         self._keep_throughput(trial, last)
         self._trackers.end(trial, failed=outcome.status == "finished" and outcome.reason is not None)
         self._progress.trial_finished(trial, last, outcome)
-        if not self._progress.waits:
-            self._nearly_over()
+        self._leave_place()
 
     def _keep_throughput(self, trial: Trial, last: Report) -> None:
         line = None if self._cache_dir is None else _throughput(trial, last)
@@ -141,6 +140,11 @@ class Recorder:
         self._trackers.end(trial, failed=True)
         self._tell(trial)
         self._progress.trial_failed(trial, reason, self.trial_folder(trial) / ERROR_FILE)
+        self._leave_place()
+
+    def _leave_place(self) -> None:
+        if not self._progress.waits:
+            self._nearly_over()
 
     def retry(self, trial: Trial, reason: str, details: str, how: str) -> None:
         """A failure after which the trial runs again: kept as an attempt."""

@@ -1,4 +1,4 @@
-"""What a worker does with one trial, whichever process it is in: train it and report. The one file here that imports training."""
+"""What a worker does with one trial, whichever process it is in: train it and report. The one file here that imports torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from archsweep.errors import MachineError
-from archsweep.imports import importing
+from archsweep.imports import without_collector
 from archsweep.planning.memory import calibration, largest_micro_batch, largest_stack, stack_memory_bytes
 from archsweep.records.schema import CHECKPOINT_FOLDER, MODEL_FOLDER, MODELS_FOLDER
 from archsweep.running.resources import CUDA_CONTEXT_BYTES
@@ -66,14 +66,14 @@ def train_trial(
 
     Raises MachineError where this machine's cache does not hold the corpus.
     """
-    started = perf_counter()
-    with importing():
+    with without_collector():
         import torch
 
         from archsweep.training.allocator import keep_freed_memory
         from archsweep.training.hardware import EnergyMeter
         from archsweep.training.precision import precision_used
 
+    started = perf_counter()
     torch.set_num_threads(threads)
     keep_freed_memory()
     warnings: list[str] = []
@@ -101,7 +101,7 @@ def _experiment(
     trial: Trial, corpus_id: str, storage: Storage, folder: Path, gpu_share: float, warn: Callable[[str], object]
 ) -> ArchitectureExperiment:
     """The trial's training, set up, from its checkpoint on where there is one. Raises MachineError where the corpus is not here."""
-    with importing():
+    with without_collector():
         from archsweep.training.data import prepared
         from archsweep.training.experiment import ArchitectureExperiment
         from archsweep.training.precision import resolve_device
