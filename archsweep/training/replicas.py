@@ -77,9 +77,14 @@ class ReplicaStack:
 
     def _initialise(self, config: ExperimentConfig) -> None:
         """Each row is the initial model of its replica's seed, whatever its neighbours are."""
+        made: dict[int, Tensor] = {}  # by seed: replicas of one seed begin with the same weights
         for row, replica in zip(self.weights, self.replicas, strict=True):
-            parameters = dict(CustomGPT2Model.from_config(config, seed=replica.seed).named_parameters())
-            row.copy_(torch.cat([parameters[name].detach().flatten() for name in self._names]))
+            if replica.seed not in made:
+                parameters = dict(CustomGPT2Model.from_config(config, seed=replica.seed).named_parameters())
+                row.copy_(torch.cat([parameters[name].detach().flatten() for name in self._names]))
+                made[replica.seed] = row
+            else:
+                row.copy_(made[replica.seed])
 
     def _views(self, flat: Tensor) -> list[Tensor]:
         """(K, P) -> one (K, *shape) view per parameter."""
