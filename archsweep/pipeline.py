@@ -406,27 +406,35 @@ def export(folder: Path, variant: str, target: Path, say: Callable[[str], object
         raise RecordError(f"{folder} has no variant {variant!r}: {nearest(variant, variants)}")
     if target.exists():
         raise ConfigError(f"{target} must not exist yet, so that nothing in it is lost. Give another folder with --to.")
-    trial = folder / TRIALS_FOLDER / (read.best_trial(folder, variant) or "none")
-    with must_be_writable(target, "Give another folder with --to."):
-        if (trial / MODEL_FOLDER).is_dir():
-            shutil.copytree(trial / MODEL_FOLDER, target)
-        elif (step := _export_best_so_far(folder, trial, target)) is not None:
-            say(f"{variant} has not finished: this is its best so far, of step {step}")
-        else:
-            raise RecordError(
-                f"{variant} has no model: it is written when its trial has finished, unless --keep-models is none, and once a trial has "
-                "saved itself there is its best so far. Run the sweep again."
-            )
-        shutil.copy(trial / CONFIG_FILE, target / "experiment.json")
+    best = read.best_trial(folder, variant)
+    if best is not None and (folder / TRIALS_FOLDER / best / MODEL_FOLDER).is_dir():
+        with must_be_writable(target, "Give another folder with --to."):
+            shutil.copytree(folder / TRIALS_FOLDER / best / MODEL_FOLDER, target)
+            shutil.copy(folder / TRIALS_FOLDER / best / CONFIG_FILE, target / "experiment.json")
+    elif best is not None or not _export_best_so_far(folder, variant, target, say):
+        raise RecordError(
+            f"{variant} has no model: a trial leaves one when it has finished, unless --keep-models is none, and its best so far each time "
+            "that it saves itself; one that was stopped early or diverged leaves none. Run the sweep again, if it has not ended."
+        )
     return target
 
 
-def _export_best_so_far(folder: Path, trial: Path, target: Path) -> int | None:
-    """The step of the model that was written to `target`; None where the checkpoint of the folder `trial` holds none."""
-    from archsweep.running.worker import export_best
+def _export_best_so_far(folder: Path, variant: str, target: Path, say: Callable[[str], object]) -> bool:
+    """Write the best model that the variant's checkpoints hold; whether they hold one."""
+    from archsweep.training.best import loss, saved_best, write_best
 
-    found = [each for each in Plan.load(folder / PLAN_FILE).trials if each.id == trial.name and (trial / CHECKPOINT_FOLDER).is_dir()]
-    return export_best(found[0], default_cache_dir(), trial, target) if found else None
+    trials = [trial for trial in Plan.load(folder / PLAN_FILE).trials if trial.label == variant]
+    homes = [(trial.config, folder / TRIALS_FOLDER / trial.id / CHECKPOINT_FOLDER) for trial in trials]
+    found = [(best, *home) for home in homes if home[1].is_dir() and (best := saved_best(home[1], say))]
+    if not found:
+        return False
+    best, config, checkpoints = min(found, key=lambda each: loss(each[0].row))
+    with must_be_writable(target, "Give another folder with --to."):
+        write_best(best, config, checkpoints, target)
+        config.save(target / "experiment.json")
+    which = f"of step {best.row['step']}, learning rate {best.row['learning_rate']:g}, seed {best.row['seed']}"
+    say(f"{variant} has not finished: this is its best so far, {which}")
+    return True
 
 
 def results_root(results: str) -> Path:

@@ -389,7 +389,7 @@ PROVOCATIONS: dict[str, Callable[[Scene], object]] = {
     ),
     "is being run by": a_running_sweep,
     "must be writable:": no_folder_to_write,
-    "has no model: it is written when its trial has finished": lambda scene: pipeline.export(a_sweep(), "num_layers=1", Path("model")),
+    "has no model: a trial leaves one when it has finished": lambda scene: pipeline.export(a_sweep(), "num_layers=1", Path("model")),
     "has no variant": lambda scene: pipeline.export(a_sweep(), "num_layers=3", Path("model")),
     "has no trial": lambda scene: (a_sweep() / "sweep.log").write_text("began\n") and run("logs", "./sweep", "--trial", "x"),
     "it is written when the sweep runs": lambda scene: a_sweep() and run("logs", "./sweep"),

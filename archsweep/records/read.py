@@ -69,14 +69,11 @@ def collect(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def best_trial(folder: str | Path, variant: str) -> str | None:
-    """The trial with a variant's lowest loss, within its setting of the lowest mean over seeds, by its id: of those that have finished, or
-    where none has, of all. None where none has recorded a loss."""
+    """The trial with a variant's lowest loss, within its setting of the lowest mean over seeds, by its id; None where none has finished."""
     rows = load(folder)
-    rows = rows[(rows["variant"] == variant) & rows["val_loss"].notna()]
+    rows = rows[(rows["variant"] == variant) & (rows["status"] == "finished")]
     if rows.empty:
         return None
-    finished = rows["status"] == "finished"
-    rows = rows[finished] if finished.any() else rows
     means = rows.groupby(["learning_rate", "weight_decay"])["val_loss"].transform("mean")
     best = rows[means == means.min()]
     return str(best.loc[best["val_loss"].idxmin(), "trial_id"])

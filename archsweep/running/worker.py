@@ -188,15 +188,6 @@ def _keep(experiment: ArchitectureExperiment, rows: list[dict[str, Any]], folder
     return MetricsCalculator.calculate_inference_speed(experiment.model(best))
 
 
-def export_best(trial: Trial, cache_dir: Path | None, folder: Path, target: Path) -> int | None:
-    """Write the best model so far of the trial in `folder`, which has not finished, to `target`; the step that it had taken. None where the
-    trial has not saved one."""
-    from archsweep.training.experiment import ArchitectureExperiment
-
-    checkpoint = folder / CHECKPOINT_FOLDER
-    return ArchitectureExperiment(trial.config, trial.replicas, cache_dir=cache_dir, checkpoint_dir=checkpoint).save_best(target)
-
-
 def software() -> str:
     """The versions that decide what a config trains to."""
     return ", ".join([f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in ("torch", "transformers", "numpy"))])

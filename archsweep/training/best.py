@@ -1,16 +1,30 @@
-"""Which setting and which replica of a trial are ahead, from the rows of one evaluation."""
+"""Which setting and which replica of a trial are ahead, by the rows of one evaluation; and the best model so far, from its checkpoint."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from archsweep.config import ExperimentConfig
+
+TOKENIZER_FILE = "tokenizer.json"  # beside a run's checkpoints
 
 Setting = tuple[float, float]  # learning rate, weight decay
+
+
+class Best(NamedTuple):
+    """The best replica's row so far, and its weights: (P,) float32, on the CPU."""
+
+    row: dict[str, Any]
+    weights: Tensor
 
 
 def best_setting_loss(rows: Sequence[dict[str, Any]]) -> float:
@@ -41,3 +55,26 @@ def loss(row: dict[str, Any]) -> float:
 
 def _mean(setting: Sequence[dict[str, Any]]) -> float:
     return fmean(loss(row) for row in setting)
+
+
+def saved_best(checkpoints: Path, warn: Callable[[str], object]) -> Best | None:
+    """What the newest whole checkpoint in the folder holds; None where there is none, or it is from before the first evaluation."""
+    from archsweep.training.checkpoint import Checkpoints
+
+    saved = Checkpoints(checkpoints, identity=None).load(warn)
+    return Best(saved[1]["best"], saved[0]["best"]) if saved and "best" in saved[1] else None
+
+
+def write_best(best: Best, config: ExperimentConfig, checkpoints: Path, folder: Path) -> None:
+    """Write the model and its tokenizer as a folder that Hugging Face's Auto classes open."""
+    import torch
+
+    from archsweep.config import Replica
+    from archsweep.training.replicas import ReplicaStack
+    from archsweep.training.tokenizer import save_tokenizer
+
+    replica = Replica.model_validate({name: best.row[name] for name in Replica.model_fields})
+    stack = ReplicaStack(config, [replica], torch.device("cpu"))
+    stack.weights[0] = best.weights
+    stack.extract(0).save_pretrained(folder)
+    save_tokenizer(checkpoints / TOKENIZER_FILE, config.context_length, folder)

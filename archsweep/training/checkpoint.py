@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-FORMAT = 3  # of the facts that a run keeps: raised when they change, so that no run goes on from what it would misread
+FORMAT = 2  # of the facts that a run keeps: raised when they change, so that no run goes on from what it would misread
 KEPT = 2  # the last one, and the one before in case the disk lost something of the last
 
 
@@ -26,19 +26,23 @@ class Checkpoints:
     """The resume points of one run in `folder`, each `<number>.json` with its `<number>.safetensors`.
 
     The JSON is written last and holds a SHA-256 of both, so a checkpoint that a kill or a disk has torn is not taken for one. `identity`
-    (JSON values) is what the run is: a checkpoint of anything else is not taken either.
+    (JSON values) is what the run is: a checkpoint of anything else is not taken either, but where it is None.
     """
 
     def __init__(self, folder: Path, identity: object) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        self._identity = json.dumps([FORMAT, identity], sort_keys=True)
+        self._identity = None if identity is None else json.dumps([FORMAT, identity], sort_keys=True)
 
-    def save(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Write the next checkpoint, then remove all but the last KEPT. Raises OSError where the folder cannot be written."""
+    def save(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], beside: Mapping[str, Path] | None = None) -> None:
+        """Write the next checkpoint, then remove all but the last KEPT. Copies of the files `beside`, by their new names, lie there once.
+        Raises OSError where the folder cannot be written."""
         numbers = self._numbers()
         number = numbers[-1] + 1 if numbers else 1
         self._folder.mkdir(exist_ok=True)  # without what it lies in: a disk that was unmounted meanwhile is not to be made anew
+        for name, source in (beside or {}).items():
+            if not (self._folder / name).exists():
+                write_atomically(self._folder / name, source.read_bytes())
         path = self._tensors_path(number)
         draft = path.with_name(f".{path.name}.tmp")
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, draft)
@@ -67,7 +71,7 @@ class Checkpoints:
         if _sha256(outer["content"]) != outer["sha256"]:
             raise ValueError("its text does not have the checksum that was written with it")
         content = json.loads(outer["content"])
-        if content["identity"] != self._identity:
+        if self._identity not in (None, content["identity"]):
             raise ValueError("it belongs to another run: other config, replicas, corpus or version")
         path = self._tensors_path(number)
         with open(path, "rb") as file:

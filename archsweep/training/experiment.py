@@ -18,7 +18,7 @@ from pydantic import JsonValue
 from archsweep.config import EARLIER_PARTS
 from archsweep.errors import ConfigError
 from archsweep.extensions import user_metrics
-from archsweep.training.best import best_replica, loss
+from archsweep.training.best import TOKENIZER_FILE, best_replica, loss
 from archsweep.training.checkpoint import Checkpoints
 from archsweep.training.data import LanguageModelDataset, TokenWindows
 from archsweep.training.hardware import peak_flops
@@ -138,7 +138,7 @@ class ArchitectureExperiment:
         facts = {"step": self._step, "stacks": [self._facts(running) for running in self.stacks], "evaluated": self._evaluated}
         if self._best is not None:
             facts["best"], tensors["best"] = self._best
-        self._checkpoints.save(tensors, facts)
+        self._checkpoints.save(tensors, facts, {TOKENIZER_FILE: self.data.corpus.tokenizer_path})
         self._saved_at = perf_counter()
 
     def _facts(self, running: StackInTraining) -> dict[str, JsonValue]:
@@ -154,23 +154,10 @@ class ArchitectureExperiment:
 
     def _remember_the_best(self, rows: list[Row]) -> None:
         """Keep the weights of the best replica for the next checkpoint, where no evaluation before had a better one."""
-        if self._checkpoints is None or (index := best_replica(rows)) is None:
+        if self._checkpoints is None or self._step == self.total_steps or (index := best_replica(rows)) is None:
             return
         if self._best is None or loss(rows[index]) < loss(self._best[0]):
             self._best = rows[index], self._weights(index).to("cpu", copy=True)
-
-    def save_best(self, folder: Path) -> int | None:
-        """Write the best model so far that the checkpoint holds, as `save_model` does, without `setup`; the step that it had taken. None
-        where there is none."""
-        self.data = LanguageModelDataset(self.config, self._cache_dir, self._corpus)
-        saved = self._open_checkpoints()
-        if saved is None or "best" not in saved[1]:
-            return None
-        tensors, facts = saved
-        stack = ReplicaStack(self.config, self._planned[:1], torch.device("cpu"))
-        stack.weights[0] = tensors["best"]
-        self._write(stack.extract(0), folder)
-        return int(facts["best"]["step"])
 
     # Training.
 
@@ -377,10 +364,7 @@ class ArchitectureExperiment:
 
     def save_model(self, folder: Path, index: int = 0) -> None:
         """Write replica `index` and the tokenizer as a folder that Hugging Face's `AutoModelForCausalLM` and `AutoTokenizer` open."""
-        self._write(self.model(index), folder)
-
-    def _write(self, model: CustomGPT2Model, folder: Path) -> None:
-        model.save_pretrained(folder)
+        self.model(index).save_pretrained(folder)
         save_tokenizer(self.data.corpus.tokenizer_path, self.config.context_length, folder)
 
 

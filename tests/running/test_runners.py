@@ -22,6 +22,7 @@ from archsweep.running.lock import locked
 from archsweep.running.recorder import reason_in
 from archsweep.running.resources import Resources
 from archsweep.space import Choice, Space
+from archsweep.training.experiment import ArchitectureExperiment
 from archsweep.training.replicas import ReplicaStack
 
 if TYPE_CHECKING:
@@ -179,6 +180,26 @@ def test_parts_that_another_sweep_has_finished_are_taken_and_the_rest_is_trained
         assert fresh.reused_from.isna().all()
         assert now[keys].values.tolist() == fresh[keys].values.tolist()
         assert now.val_loss.tolist() == pytest.approx(fresh.val_loss.tolist(), rel=1e-5)  # in stacks of other sizes: to rounding
+
+
+def test_of_a_variants_parts_the_best_model_so_far_is_exported(tiny_plan: Plan, tmp_path: Path) -> None:
+    parts = split(tiny_plan.trials, 8, tiny_plan.corpus_id)
+    tiny_plan.model_copy(update={"trials": tuple(parts)}).save(tmp_path / "plan.json")
+    label, rows = parts[0].label, []
+    for part in (part for part in parts if part.label == label):
+        checkpoints = tmp_path / "trials" / part.id / "checkpoint"
+        experiment = ArchitectureExperiment(part.config, part.replicas, cache_dir=tmp_path / "cache", checkpoint_dir=checkpoints)
+        experiment.setup()
+        training = experiment.training()
+        rows += next(filter(None, training))
+        training.close()
+    assert len(rows) == 2 * 2 > len(parts[0].replicas)
+    best = min(rows, key=lambda row: row["val_loss"])
+    said: list[str] = []
+    pipeline.export(tmp_path, label, tmp_path / "model", said.append)
+    which = f"learning rate {best['learning_rate']}, seed {best['seed']}"
+    assert said == [f"{label} has not finished: this is its best so far, of step 3, {which}"]
+    assert (tmp_path / "model" / "model.safetensors").is_file()
 
 
 def test_what_failed_stays_failed_where_no_retry_is_wanted(tiny_plan: Plan, tmp_path: Path) -> None:

@@ -15,10 +15,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from archsweep.config import EARLIER_PARTS, ExperimentConfig, Replica
 from archsweep.records.schema import CHECKPOINT_FOLDER
+from archsweep.training.best import saved_best, write_best
 from archsweep.training.checkpoint import KEPT, Checkpoints
 from archsweep.training.experiment import ArchitectureExperiment
 
@@ -143,7 +144,7 @@ def test_a_checkpoint_holds_the_best_model_so_far_beside_the_last(small: Experim
     """A rate that warms up until nothing is learned any more: the best evaluation is not the last one before the stop."""
     config = small.copy(num_evaluations=6, warmup=20)
     replicas = [Replica(seed=seed, learning_rate=rate, weight_decay=0.0) for seed in (0, 1) for rate in (0.5, 2.0)]
-    experiment = ArchitectureExperiment(config, replicas, cache_dir=corpora, checkpoint_dir=tmp_path / "kept", stack_size=4)
+    experiment = ArchitectureExperiment(config, replicas, cache_dir=corpora, checkpoint_dir=tmp_path / "kept", stack_size=2)
     experiment.setup()
     training = experiment.training()
     evaluations: list[list[dict[str, Any]]] = []
@@ -161,10 +162,12 @@ def test_a_checkpoint_holds_the_best_model_so_far_beside_the_last(small: Experim
     at = best_of_each.index(min(best_of_each))
     assert at < 3
 
-    resumed = ArchitectureExperiment(config, replicas, cache_dir=corpora, checkpoint_dir=tmp_path / "kept")
-    assert resumed.save_best(tmp_path / "model") == evaluations[at][0]["step"]
+    best = saved_best(tmp_path / "kept", pytest.fail) or pytest.fail("nothing was saved")
+    assert (best.row["step"], best.row["val_loss"]) == (evaluations[at][0]["step"], best_of_each[at])
+    write_best(best, config, tmp_path / "kept", tmp_path / "model")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
-    windows = torch.from_numpy(resumed.data.evaluation_windows())[::EARLIER_PARTS]
+    assert AutoTokenizer.from_pretrained(tmp_path / "model").model_max_length == config.context_length
+    windows = torch.from_numpy(experiment.data.evaluation_windows())[::EARLIER_PARTS]
     with torch.no_grad():
         logits = model(windows[:, :-1]).logits
     loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
@@ -182,15 +185,20 @@ def test_the_best_model_so_far_outlives_a_stop_after_it(small: ExperimentConfig,
         while len(losses) < evaluations:  # those of before the stop come again
             losses |= {row["val_loss"]: row["step"] for row in next(training) or ()}
         training.close()
-        again = ArchitectureExperiment(config, [config.replica], cache_dir=corpora, checkpoint_dir=tmp_path / "kept")
-        written.append(again.save_best(tmp_path / "model"))
+        best = saved_best(tmp_path / "kept", pytest.fail) or pytest.fail("nothing was saved")
+        written.append(best.row["step"])
         assert written[-1] == losses[min(losses)]
     assert written == [4, 8, 8]
 
 
-def test_a_run_that_never_saved_itself_has_no_best_model(small: ExperimentConfig, corpora: Path, tmp_path: Path) -> None:
-    assert ArchitectureExperiment(small, cache_dir=corpora, checkpoint_dir=tmp_path / "none").save_best(tmp_path / "model") is None
-    assert not (tmp_path / "model").exists()
+def test_before_the_first_evaluation_there_is_no_best_model(small: ExperimentConfig, corpora: Path, tmp_path: Path) -> None:
+    experiment = ArchitectureExperiment(small, [small.replica], cache_dir=corpora, checkpoint_dir=tmp_path / "kept")
+    experiment.setup()
+    training = experiment.training()
+    assert next(training) is None
+    training.close()
+    assert list((tmp_path / "kept").glob("*.safetensors"))
+    assert saved_best(tmp_path / "kept", pytest.fail) is None
 
 
 SWEEP = """\
