@@ -23,9 +23,10 @@ STORE = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "hidden", "AWS_EC2
 gc.set_threshold(50_000, 20, 50)  # a process that runs many tests spends a tenth of its time looking for garbage otherwise
 end_quickly()
 os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray keeps what it finds when a process first imports it
+AS_EQUALS = {"RAY_worker_niceness": "0"}  # for a Ray beside other tests: 15 by default, with which trials wait for every one of them
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch's threads wait for each other by spinning: on shared processors, for long
-    os.environ.setdefault("RAY_worker_niceness", "0")  # 15 by default, with which they wait for every other test
+    os.environ |= AS_EQUALS
 if (
     signal.getsignal(signal.SIGINT) == signal.SIG_IGN
 ):  # a shell has what it runs in the background ignore Ctrl-C, and so all that this starts

@@ -20,6 +20,7 @@ import psutil
 import pytest
 
 from tests.cluster.checkers import CLUSTER, ROOT, block_under, read
+from tests.conftest import AS_EQUALS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,9 +51,9 @@ def place() -> Iterator[Path]:
 
 @pytest.fixture
 def environment(place: Path) -> dict[str, str]:
-    """A user who has just arrived: a home without a token, and nothing of Ray's in the environment."""
+    """A user who has just arrived: a home without a token, and nothing of Ray's in the environment that would let them in."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "ARCHSWEEP_"))}
-    return kept | {"HOME": str(place), "ARCHSWEEP_NODE": str(place / "node"), "ARCHSWEEP_PYTHON": sys.executable}
+    return kept | AS_EQUALS | {"HOME": str(place), "ARCHSWEEP_NODE": str(place / "node"), "ARCHSWEEP_PYTHON": sys.executable}
 
 
 def script(environment: dict[str, str], *words: str, **settings: str) -> subprocess.CompletedProcess[str]:

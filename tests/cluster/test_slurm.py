@@ -17,6 +17,7 @@ import pytest
 import archsweep
 from tests.cluster.checkers import CLUSTER, ROOT
 from tests.command_line.command import TINY_SPACE
+from tests.conftest import AS_EQUALS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,7 +52,7 @@ def home(tiny_text: Path) -> Iterator[Path]:
 def job(home: Path, *words: str) -> subprocess.Popen[bytes]:
     """The batch script of a job, in a network of its own, where only it can be reached; what it says goes to `log`."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "SLURM_", "ARCHSWEEP_"))}
-    environment = kept | {
+    environment = kept | AS_EQUALS | {
         "HOME": str(home), "PATH": f"{home / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "ARCHSWEEP_PYTHON": sys.executable,
         "SLURM_JOB_ID": JOB, "SLURM_SUBMIT_DIR": str(home), "SLURM_JOB_NODELIST": "here",
         "SLURM_JOB_NUM_NODES": "1", "SLURM_CPUS_PER_TASK": "1",

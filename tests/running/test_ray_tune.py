@@ -34,6 +34,8 @@ LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 class Watch:
     """Stands where the progress display stands, and notes what it sees."""
 
+    waits = False  # whether a trial does
+
     def __init__(self) -> None:
         self.order: list[str] = []
         self.open_doors: dict[str, str] = {}

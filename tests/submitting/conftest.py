@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from tests.command_line.command import REPOSITORY
-from tests.conftest import STORE
+from tests.conftest import AS_EQUALS, STORE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -99,7 +99,7 @@ def head(mode: str) -> Iterator[Cluster]:
     token_file.touch(mode=0o600)
     token_file.write_text(token)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    common = {"PATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token_file), "RAY_USAGE_STATS_ENABLED": "0"}
+    common = AS_EQUALS | {"PATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token_file), "RAY_USAGE_STATS_ENABLED": "0"}
     heads = common | {
         "RAY_AUTH_MODE": mode,
         "HOME": str(folder / "home"),
