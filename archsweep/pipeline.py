@@ -411,6 +411,8 @@ def export(folder: Path, variant: str, target: Path, say: Callable[[str], object
         with must_be_writable(target, "Give another folder with --to."):
             shutil.copytree(folder / TRIALS_FOLDER / best / MODEL_FOLDER, target)
             shutil.copy(folder / TRIALS_FOLDER / best / CONFIG_FILE, target / "experiment.json")
+        if read.is_unfinished(folder, variant):
+            say(f"{variant} has not finished: this is the best of its trials that have")
     elif best is not None or not _export_best_so_far(folder, variant, target, say):
         raise RecordError(
             f"{variant} has no model: a trial leaves one when it has finished, unless --keep-models is none, and its best so far each time "
@@ -421,16 +423,18 @@ def export(folder: Path, variant: str, target: Path, say: Callable[[str], object
 
 def _export_best_so_far(folder: Path, variant: str, target: Path, say: Callable[[str], object]) -> bool:
     """Write the best model that the variant's checkpoints hold; whether they hold one."""
+    from archsweep.running.recorder import ENDED, recorded_status
     from archsweep.training.best import loss, saved_best, write_best
 
     trials = [trial for trial in Plan.load(folder / PLAN_FILE).trials if trial.label == variant]
-    homes = [(trial.config, folder / TRIALS_FOLDER / trial.id / CHECKPOINT_FOLDER) for trial in trials]
-    found = [(best, *home) for home in homes if home[1].is_dir() and (best := saved_best(home[1], say))]
+    homes = [(trial.config, folder / TRIALS_FOLDER / trial.id) for trial in trials]
+    left = [(config, home) for config, home in homes if recorded_status(home) not in ENDED and (home / CHECKPOINT_FOLDER).is_dir()]
+    found = [(best, config) for config, home in left if (best := saved_best(home / CHECKPOINT_FOLDER, say))]
     if not found:
         return False
-    best, config, checkpoints = min(found, key=lambda each: loss(each[0].row))
+    best, config = min(found, key=lambda each: loss(each[0].row))
     with must_be_writable(target, "Give another folder with --to."):
-        write_best(best, config, checkpoints, target)
+        write_best(best, config, target)
         config.save(target / "experiment.json")
     which = f"of step {best.row['step']}, learning rate {best.row['learning_rate']:g}, seed {best.row['seed']}"
     say(f"{variant} has not finished: this is its best so far, {which}")

@@ -79,6 +79,12 @@ def best_trial(folder: str | Path, variant: str) -> str | None:
     return str(best.loc[best["val_loss"].idxmin(), "trial_id"])
 
 
+def is_unfinished(folder: str | Path, variant: str) -> bool:
+    """Whether replicas of the variant have not ended, or failed and may be tried again."""
+    rows = load(folder)
+    return bool(rows.loc[rows["variant"] == variant, "status"].isin(["unfinished", "failed"]).any())
+
+
 def from_experiments(experiments: Sequence[ExperimentResults]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The results and curves of experiments that were run by hand; the variant of each is its experiment_name.
 

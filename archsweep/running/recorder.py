@@ -53,8 +53,8 @@ class Place:
 
 class Recorder:
     """Writes a sweep's records as its trials report, and tells `progress`, `trackers`, the `search` that suggested them, and
-    `early_stopping`; with `cache_dir`, what training took is kept there for plans. `nearly_over` is called when a trial has ended and no
-    other waits for its place.
+    `early_stopping`; with `cache_dir`, what training took is kept there for plans. `nearly_over` is called when a trial has ended and none
+    has yet to begin.
 
     Every method raises MachineError where the folder cannot be written, or is no longer the one that the run began in.
     """

@@ -21,10 +21,11 @@ Setting = tuple[float, float]  # learning rate, weight decay
 
 
 class Best(NamedTuple):
-    """The best replica's row so far, and its weights: (P,) float32, on the CPU."""
+    """The best replica's row so far, its weights, (P,) float32 on the CPU, and its tokenizer.json."""
 
     row: dict[str, Any]
     weights: Tensor
+    tokenizer: bytes
 
 
 def best_setting_loss(rows: Sequence[dict[str, Any]]) -> float:
@@ -58,14 +59,20 @@ def _mean(setting: Sequence[dict[str, Any]]) -> float:
 
 
 def saved_best(checkpoints: Path, warn: Callable[[str], object]) -> Best | None:
-    """What the newest whole checkpoint in the folder holds; None where there is none, or it is from before the first evaluation."""
+    """What the newest whole checkpoint in the folder holds; None where there is none, it is from before the first evaluation, or its
+    tokenizer is not there (yet, or any more: a trial that ends takes its checkpoints with it)."""
     from archsweep.training.checkpoint import Checkpoints
 
     saved = Checkpoints(checkpoints, identity=None).load(warn)
-    return Best(saved[1]["best"], saved[0]["best"]) if saved and "best" in saved[1] else None
+    if saved is None or "best" not in saved[1]:
+        return None
+    try:
+        return Best(saved[1]["best"], saved[0]["best"], (checkpoints / TOKENIZER_FILE).read_bytes())
+    except FileNotFoundError:
+        return None
 
 
-def write_best(best: Best, config: ExperimentConfig, checkpoints: Path, folder: Path) -> None:
+def write_best(best: Best, config: ExperimentConfig, folder: Path) -> None:
     """Write the model and its tokenizer as a folder that Hugging Face's Auto classes open."""
     import torch
 
@@ -77,4 +84,5 @@ def write_best(best: Best, config: ExperimentConfig, checkpoints: Path, folder: 
     stack = ReplicaStack(config, [replica], torch.device("cpu"))
     stack.weights[0] = best.weights
     stack.extract(0).save_pretrained(folder)
-    save_tokenizer(checkpoints / TOKENIZER_FILE, config.context_length, folder)
+    (folder / TOKENIZER_FILE).write_bytes(best.tokenizer)
+    save_tokenizer(folder / TOKENIZER_FILE, config.context_length, folder)

@@ -26,7 +26,8 @@ class Checkpoints:
     """The resume points of one run in `folder`, each `<number>.json` with its `<number>.safetensors`.
 
     The JSON is written last and holds a SHA-256 of both, so a checkpoint that a kill or a disk has torn is not taken for one. `identity`
-    (JSON values) is what the run is: a checkpoint of anything else is not taken either, but where it is None.
+    (JSON values) is what the run is: a checkpoint of anything else is not taken either; with None one of
+    any run is.
     """
 
     def __init__(self, folder: Path, identity: object) -> None:
@@ -71,7 +72,7 @@ class Checkpoints:
         if _sha256(outer["content"]) != outer["sha256"]:
             raise ValueError("its text does not have the checksum that was written with it")
         content = json.loads(outer["content"])
-        if self._identity not in (None, content["identity"]):
+        if json.loads(content["identity"])[0] != FORMAT or self._identity not in (None, content["identity"]):
             raise ValueError("it belongs to another run: other config, replicas, corpus or version")
         path = self._tensors_path(number)
         with open(path, "rb") as file:

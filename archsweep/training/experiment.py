@@ -153,7 +153,8 @@ class ArchitectureExperiment:
         self.resumed_at = min(running.step for running in self.stacks)
 
     def _remember_the_best(self, rows: list[Row]) -> None:
-        """Keep the weights of the best replica for the next checkpoint, where no evaluation before had a better one."""
+        """Keep the weights of the best replica for the next checkpoint, where no evaluation before had a better one. After the last step no
+        checkpoint follows."""
         if self._checkpoints is None or self._step == self.total_steps or (index := best_replica(rows)) is None:
             return
         if self._best is None or loss(rows[index]) < loss(self._best[0]):

@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 import json
 import os
+import threading
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
+import torch
 from rich.console import Console
+from transformers import AutoModelForCausalLM
 
 from archsweep import load, load_curves, pipeline
 from archsweep.errors import ConfigError, MachineError
@@ -17,11 +20,15 @@ from archsweep.pipeline import Ledger, Machine
 from archsweep.planning.plan import make_plan
 from archsweep.planning.split import split
 from archsweep.records.schema import CURVES, RESULTS
-from archsweep.running import ray_tune
+from archsweep.running import ray_tune, serial
 from archsweep.running.lock import locked
-from archsweep.running.recorder import reason_in
+from archsweep.running.progress import Progress
+from archsweep.running.recorder import Place, Recorder, reason_in, recorded_status
 from archsweep.running.resources import Resources
+from archsweep.running.trackers import Trackers
+from archsweep.running.worker import Storage
 from archsweep.space import Choice, Space
+from archsweep.training.data import prepare
 from archsweep.training.experiment import ArchitectureExperiment
 from archsweep.training.replicas import ReplicaStack
 
@@ -185,21 +192,60 @@ def test_parts_that_another_sweep_has_finished_are_taken_and_the_rest_is_trained
 def test_of_a_variants_parts_the_best_model_so_far_is_exported(tiny_plan: Plan, tmp_path: Path) -> None:
     parts = split(tiny_plan.trials, 8, tiny_plan.corpus_id)
     tiny_plan.model_copy(update={"trials": tuple(parts)}).save(tmp_path / "plan.json")
-    label, rows = parts[0].label, []
+    label, found = parts[0].label, []
     for part in (part for part in parts if part.label == label):
         checkpoints = tmp_path / "trials" / part.id / "checkpoint"
         experiment = ArchitectureExperiment(part.config, part.replicas, cache_dir=tmp_path / "cache", checkpoint_dir=checkpoints)
         experiment.setup()
         training = experiment.training()
-        rows += next(filter(None, training))
+        rows = next(filter(None, training))
         training.close()
-    assert len(rows) == 2 * 2 > len(parts[0].replicas)
-    best = min(rows, key=lambda row: row["val_loss"])
+        found += [(row["val_loss"], row, experiment.model(index).state_dict()) for index, row in enumerate(rows)]
+    losses = [loss for loss, _, _ in found]
+    assert len(losses) == 2 * 2 > len(parts[0].replicas)
+    best = losses.index(min(losses))
+    assert best >= len(parts[0].replicas), "it is in the first part, which is no test"
     said: list[str] = []
     pipeline.export(tmp_path, label, tmp_path / "model", said.append)
-    which = f"learning rate {best['learning_rate']}, seed {best['seed']}"
+    _, row, weights = found[best]
+    which = f"learning rate {row['learning_rate']}, seed {row['seed']}"
     assert said == [f"{label} has not finished: this is its best so far, of step 3, {which}"]
-    assert (tmp_path / "model" / "model.safetensors").is_file()
+    for name, exported in AutoModelForCausalLM.from_pretrained(tmp_path / "model").named_parameters():
+        assert torch.equal(exported, weights[f"model.{name}"])
+
+
+def test_of_a_variant_of_which_a_part_has_finished_that_parts_model_is_exported_and_said_to_be_a_parts(
+    tiny_plan: Plan, tmp_path: Path
+) -> None:
+    parts = tuple(split(tiny_plan.trials, 8, tiny_plan.corpus_id))
+    folder, label = tmp_path / "tiny", parts[0].label
+    pipeline.run(tiny_plan.model_copy(update={"trials": parts[:1]}), folder, MACHINES["serial"], Console(quiet=True))
+    said: list[str] = []
+    pipeline.export(folder, label, tmp_path / "alone", said.append)
+    assert said == []
+    tiny_plan.model_copy(update={"trials": parts}).save(folder / "plan.json")
+    pipeline.export(folder, label, tmp_path / "model", said.append)
+    assert said == [f"{label} has not finished: this is the best of its trials that have"]
+    written = folder / "trials" / parts[0].id / "model" / "model.safetensors"
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == written.read_bytes()
+
+
+def test_a_run_is_nearly_over_when_a_trial_ends_and_none_has_yet_to_begin(tiny_plan: Plan, tmp_path: Path) -> None:
+    """So that a processor is idle from then on: after the second of two trials, though it fails."""
+    first, second = tiny_plan.trials
+    plan = tiny_plan.model_copy(update={"trials": (first, elsewhere(second, "cuda:63"))})
+    corpus = prepare(first.config, tmp_path / "cache")
+    progress = Progress(plan, plan.trials, tmp_path, Console(quiet=True))
+    seen: list[list[str]] = []
+
+    def ended() -> list[str]:
+        return [trial.id for trial in plan.trials if recorded_status(tmp_path / "trials" / trial.id)]
+
+    recorder = Recorder(Place(tmp_path), progress, Trackers({}, print), nearly_over=lambda: seen.append(ended()))
+    with progress.shown(plan.trials):
+        ids = {trial.id: corpus.id for trial in plan.trials}
+        serial.run(plan.trials, ids, recorder, threading.Event(), Storage(tmp_path / "cache", 60.0, "none"))
+    assert seen == [[first.id, plan.trials[1].id]]
 
 
 def test_what_failed_stays_failed_where_no_retry_is_wanted(tiny_plan: Plan, tmp_path: Path) -> None:

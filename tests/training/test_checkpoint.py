@@ -164,7 +164,7 @@ def test_a_checkpoint_holds_the_best_model_so_far_beside_the_last(small: Experim
 
     best = saved_best(tmp_path / "kept", pytest.fail) or pytest.fail("nothing was saved")
     assert (best.row["step"], best.row["val_loss"]) == (evaluations[at][0]["step"], best_of_each[at])
-    write_best(best, config, tmp_path / "kept", tmp_path / "model")
+    write_best(best, config, tmp_path / "model")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     assert AutoTokenizer.from_pretrained(tmp_path / "model").model_max_length == config.context_length
     windows = torch.from_numpy(experiment.data.evaluation_windows())[::EARLIER_PARTS]
