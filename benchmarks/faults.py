@@ -110,7 +110,7 @@ class Sweep:
         """Whether so many trials have saved themselves in the middle of their training since the command began."""
         found: set[Path] = set()
         with suppress(FileNotFoundError):  # a trial that has just ended, whose checkpoints are removed: the next look sees the rest
-            found |= {path.parent for path in self.folder.glob("trials/*/checkpoint/*.json") if _time_of(path) >= self.began}
+            found |= {path.parent for path in self.folder.glob("trials/*/checkpoint/[0-9]*.json") if _time_of(path) >= self.began}
         return len(found) >= trials
 
     def records(self) -> Records:

@@ -126,7 +126,7 @@ def stamps(folder: Path) -> Stamps:
 
 def replace(folder: Path, changed: Files, names: set[str]) -> None:
     """Make the files that are kept in `folder` those of `names`, with the `changed` ones' content; each is whole or not there."""
-    for name, content in changed.items():
-        write_atomically(folder / name, content)
+    for name in sorted(changed, key=lambda name: name.endswith(".json")):  # a checkpoint's JSON says that its tensors are there
+        write_atomically(folder / name, changed[name])
     for name in set(stamps(folder)) - names:
         (folder / name).unlink(missing_ok=True)
