@@ -407,13 +407,14 @@ def export(folder: Path, variant: str, target: Path, say: Callable[[str], object
     if target.exists():
         raise ConfigError(f"{target} must not exist yet, so that nothing in it is lost. Give another folder with --to.")
     best = read.best_trial(folder, variant)
-    if best is not None and (folder / TRIALS_FOLDER / best / MODEL_FOLDER).is_dir():
+    trial = folder / TRIALS_FOLDER / best.id if best else None
+    if best and trial and (trial / MODEL_FOLDER).is_dir():
         with must_be_writable(target, "Give another folder with --to."):
-            shutil.copytree(folder / TRIALS_FOLDER / best / MODEL_FOLDER, target)
-            shutil.copy(folder / TRIALS_FOLDER / best / CONFIG_FILE, target / "experiment.json")
-        if read.is_unfinished(folder, variant):
+            shutil.copytree(trial / MODEL_FOLDER, target)
+            shutil.copy(trial / CONFIG_FILE, target / "experiment.json")
+        if best.is_of_a_part:
             say(f"{variant} has not finished: this is the best of its trials that have")
-    elif best is not None or not _export_best_so_far(folder, variant, target, say):
+    elif best or not _export_best_so_far(folder, variant, target, say):
         raise RecordError(
             f"{variant} has no model: a trial leaves one when it has finished, unless --keep-models is none, and its best so far each time "
             "that it saves itself; one that was stopped early or diverged leaves none. Run the sweep again, if it has not ended."

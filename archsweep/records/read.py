@@ -7,7 +7,7 @@ import math
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 import pyarrow as pa
@@ -68,21 +68,24 @@ def collect(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     return _pandas(results), _pandas(curves)
 
 
-def best_trial(folder: str | Path, variant: str) -> str | None:
-    """The trial with a variant's lowest loss, within its setting of the lowest mean over seeds, by its id; None where none has finished."""
+class BestTrial(NamedTuple):
+    """A variant's best trial of those that have finished, by its id, and whether others of the variant have not ended, or may be tried
+    again."""
+
+    id: str
+    is_of_a_part: bool
+
+
+def best_trial(folder: str | Path, variant: str) -> BestTrial | None:
+    """The trial with a variant's lowest loss, within its setting of the lowest mean over seeds; None where none has finished."""
     rows = load(folder)
-    rows = rows[(rows["variant"] == variant) & (rows["status"] == "finished")]
-    if rows.empty:
+    rows = rows[rows["variant"] == variant]
+    finished = rows[rows["status"] == "finished"]
+    if finished.empty:
         return None
-    means = rows.groupby(["learning_rate", "weight_decay"])["val_loss"].transform("mean")
-    best = rows[means == means.min()]
-    return str(best.loc[best["val_loss"].idxmin(), "trial_id"])
-
-
-def is_unfinished(folder: str | Path, variant: str) -> bool:
-    """Whether replicas of the variant have not ended, or failed and may be tried again."""
-    rows = load(folder)
-    return bool(rows.loc[rows["variant"] == variant, "status"].isin(["unfinished", "failed"]).any())
+    means = finished.groupby(["learning_rate", "weight_decay"])["val_loss"].transform("mean")
+    best = finished[means == means.min()]
+    return BestTrial(str(best.loc[best["val_loss"].idxmin(), "trial_id"]), bool(rows["status"].isin(["unfinished", "failed"]).any()))
 
 
 def from_experiments(experiments: Sequence[ExperimentResults]) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from archsweep.config import ExperimentConfig
 
-TOKENIZER_FILE = "tokenizer.json"  # beside a run's checkpoints
+TOKENIZER_FILE = "tokenizer.json"  # as a corpus names it, and beside a run's checkpoints
 
 Setting = tuple[float, float]  # learning rate, weight decay
 
@@ -76,12 +76,10 @@ def write_best(best: Best, config: ExperimentConfig, folder: Path) -> None:
     """Write the model and its tokenizer as a folder that Hugging Face's Auto classes open."""
     import torch
 
-    from archsweep.config import Replica
     from archsweep.training.replicas import ReplicaStack
     from archsweep.training.tokenizer import save_tokenizer
 
-    replica = Replica.model_validate({name: best.row[name] for name in Replica.model_fields})
-    stack = ReplicaStack(config, [replica], torch.device("cpu"))
+    stack = ReplicaStack(config, [config.replica], torch.device("cpu"))
     stack.weights[0] = best.weights
     stack.extract(0).save_pretrained(folder)
     (folder / TOKENIZER_FILE).write_bytes(best.tokenizer)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from archsweep.atomic import write_atomically
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from torch import Tensor
@@ -26,8 +26,7 @@ class Checkpoints:
     """The resume points of one run in `folder`, each `<number>.json` with its `<number>.safetensors`.
 
     The JSON is written last and holds a SHA-256 of both, so a checkpoint that a kill or a disk has torn is not taken for one. `identity`
-    (JSON values) is what the run is: a checkpoint of anything else is not taken either; with None one of
-    any run is.
+    (JSON values) is what the run is: a checkpoint of anything else is not taken either, unless it is None.
     """
 
     def __init__(self, folder: Path, identity: object) -> None:
@@ -35,15 +34,15 @@ class Checkpoints:
         self._folder = folder
         self._identity = None if identity is None else json.dumps([FORMAT, identity], sort_keys=True)
 
-    def save(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], beside: Mapping[str, Path] | None = None) -> None:
-        """Write the next checkpoint, then remove all but the last KEPT. Copies of the files `beside`, by their new names, lie there once.
-        Raises OSError where the folder cannot be written."""
+    def save(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], beside: Iterable[Path] = ()) -> None:
+        """Write the next checkpoint, then remove all but the last KEPT; a copy of each file `beside` lies there once. Raises OSError where
+        the folder cannot be written."""
         numbers = self._numbers()
         number = numbers[-1] + 1 if numbers else 1
         self._folder.mkdir(exist_ok=True)  # without what it lies in: a disk that was unmounted meanwhile is not to be made anew
-        for name, source in (beside or {}).items():
-            if not (self._folder / name).exists():
-                write_atomically(self._folder / name, source.read_bytes())
+        for source in beside:
+            if not (self._folder / source.name).exists():
+                write_atomically(self._folder / source.name, source.read_bytes())
         path = self._tensors_path(number)
         draft = path.with_name(f".{path.name}.tmp")
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, draft)

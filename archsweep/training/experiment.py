@@ -18,7 +18,7 @@ from pydantic import JsonValue
 from archsweep.config import EARLIER_PARTS
 from archsweep.errors import ConfigError
 from archsweep.extensions import user_metrics
-from archsweep.training.best import TOKENIZER_FILE, best_replica, loss
+from archsweep.training.best import best_replica, loss
 from archsweep.training.checkpoint import Checkpoints
 from archsweep.training.data import LanguageModelDataset, TokenWindows
 from archsweep.training.hardware import peak_flops
@@ -138,7 +138,7 @@ class ArchitectureExperiment:
         facts = {"step": self._step, "stacks": [self._facts(running) for running in self.stacks], "evaluated": self._evaluated}
         if self._best is not None:
             facts["best"], tensors["best"] = self._best
-        self._checkpoints.save(tensors, facts, {TOKENIZER_FILE: self.data.corpus.tokenizer_path})
+        self._checkpoints.save(tensors, facts, beside=[self.data.corpus.tokenizer_path])
         self._saved_at = perf_counter()
 
     def _facts(self, running: StackInTraining) -> dict[str, JsonValue]:
@@ -158,7 +158,8 @@ class ArchitectureExperiment:
         if self._checkpoints is None or self._step == self.total_steps or (index := best_replica(rows)) is None:
             return
         if self._best is None or loss(rows[index]) < loss(self._best[0]):
-            self._best = rows[index], self._weights(index).to("cpu", copy=True)
+            stack, own = self._home(index)
+            self._best = rows[index], stack.weights[own].to("cpu", copy=True)
 
     # Training.
 
@@ -349,11 +350,6 @@ class ArchitectureExperiment:
         """Replica `index` as it is now, as a model of its own on the CPU."""
         stack, own = self._home(index)
         return stack.extract(own)
-
-    def _weights(self, index: int) -> torch.Tensor:
-        """(P,) of replica `index`."""
-        stack, own = self._home(index)
-        return stack.weights[own]
 
     def _home(self, index: int) -> tuple[ReplicaStack, int]:
         """The stack of replica `index`, and its index there."""
