@@ -118,8 +118,8 @@ def synchronize(device: torch.device) -> None:
 
 def reset_peak_memory(device: torch.device) -> None:
     """Begin a new peak, without what an earlier trial of this process left: it would count as this one's, and on a GPU take its room."""
-    gc.collect()  # a stack of replicas is in a cycle
     if device.type == "cuda":
+        gc.collect()  # a compiled stack is in a cycle; a fifth of a second, which would be most of what a trial of few steps takes on a CPU
         torch.cuda.reset_peak_memory_stats(device)
     else:
         return_freed_memory()

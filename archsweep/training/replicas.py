@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING
 
 import torch
@@ -129,9 +130,17 @@ class ReplicaStack:
         if resolve_compile(config, self.device):
             torch.compiler.reset()  # else a process's second model gets sizes that are variables, and its ninth is not compiled at all
             return torch.compile(self._forward)
-        if self._head is None or config.gradient_checkpointing:
-            return self._forward  # a module of one's own may decide by values; checkpointing computes in the backward pass
-        return Traced(self._forward) if lasts(config, RECORDED_STEPS) else self._forward
+        # Held weakly: in a cycle with this stack, its weights would stay until Python looks for garbage, and in the next trial's way.
+        method = weakref.WeakMethod(self._forward)
+
+        def forward(*given: Tensor) -> Tensor:
+            bound = method()
+            assert bound is not None
+            return bound(*given)
+
+        if self._head is None or config.gradient_checkpointing or not lasts(config, RECORDED_STEPS):
+            return forward  # a module of one's own may decide by values; checkpointing computes in the backward pass
+        return Traced(forward)
 
     def _run(self, forward: Callable[..., Tensor], windows: Tensor) -> tuple[Tensor, Tensor]:
         """(K, B, T + 1) tokens -> ((K, B * T, D or V) outputs, (K, B * T) targets)."""

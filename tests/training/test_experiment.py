@@ -278,12 +278,17 @@ def test_the_largest_seed_draws_dropout_too(small: ExperimentConfig, corpora: Pa
     assert math.isfinite(experiment.evaluate()["loss"])
 
 
-def test_an_experiment_is_gone_when_the_next_one_of_its_process_begins(small: ExperimentConfig, corpora: Path) -> None:
+@pytest.mark.parametrize("recorded_steps", [1, 10**6])
+def test_an_experiment_is_gone_when_the_next_one_of_its_process_begins(
+    small: ExperimentConfig, corpora: Path, monkeypatch: pytest.MonkeyPatch, recorded_steps: int
+) -> None:
+    monkeypatch.setattr("archsweep.training.replicas.RECORDED_STEPS", recorded_steps)
     experiment = ArchitectureExperiment(small, REPLICAS, cache_dir=corpora)
     gc.collect()
     gc.disable()
     try:
         experiment.setup()
+        experiment.stacks[0].train(0, 2)
         weights = weakref.ref(experiment.stacks[0].stack.weights)
         experiment = ArchitectureExperiment(small, REPLICAS, cache_dir=corpora)
         experiment.setup()
