@@ -11,7 +11,8 @@ ROUNDS = """
 import resource, torch
 from archsweep.training.allocator import keep_freed_memory
 {before}
-torch.ones(2**24)
+for _ in range(16):
+    torch.ones(2**24)  # small blocks take a place between the first few
 faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(30):
     torch.ones(2**24)
@@ -26,4 +27,4 @@ def test_what_was_freed_is_used_again_without_asking_the_system() -> None:
         for line in ("", "keep_freed_memory()")
     )
     assert usual > 30, "64 MiB are mapped anew each time, be it in pages of 2 MiB"
-    assert kept < usual / 5
+    assert kept < usual / 100
