@@ -93,7 +93,9 @@ def circumstances(plan: Plan, machine: Machine, price: float | None) -> Circumst
 def _check_gpus(plan: Plan, machine: Machine) -> None:
     """Raises MachineError where a config names a GPU that is not on this machine."""
     named = [trial.config for trial in plan.trials if trial.config.device.startswith("cuda")]
-    if named and machine.address is None and machine.nodes and not machine.nodes[0].gpus:
-        from archsweep.training.precision import resolve_device
+    if machine.address is None and machine.nodes:
+        there = len(machine.nodes[0].gpus)
+        for config in (each for each in named if int(each.device.partition(":")[2] or 0) >= there):
+            from archsweep.training.precision import resolve_device
 
-        resolve_device(named[0])  # torch may see one that the driver's tool does not name
+            resolve_device(config)  # torch may see one that the driver's tool does not name
