@@ -52,7 +52,10 @@ def uses_tf32(config: ExperimentConfig, device: torch.device) -> bool:
 @contextmanager
 def matmul_precision(config: ExperimentConfig, device: torch.device) -> Iterator[None]:
     """TF32 as the config has it, for the length of the block; the process's own setting comes back after it."""
-    before = torch.get_float32_matmul_precision()
+    try:
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:  # torch does not say once a program has used its newer settings too, as transformers' Trainer does
+        before = "highest"
     torch.set_float32_matmul_precision("high" if uses_tf32(config, device) else "highest")
     try:
         yield

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -78,3 +81,24 @@ def test_the_cpu_has_a_name_of_one_line() -> None:
     name = device_name(CPU)
     assert name.strip()
     assert "\n" not in name
+
+
+SETTINGS = """
+import torch
+from archsweep.config import ExperimentConfig
+from archsweep.training.precision import matmul_precision
+torch.backends.cuda.matmul.fp32_precision = "tf32"
+try:
+    torch.get_float32_matmul_precision()
+except RuntimeError:
+    print("torch does not say")
+with matmul_precision(ExperimentConfig(), torch.device("cpu")):
+    print(torch.get_float32_matmul_precision())
+"""
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="a torch of before those settings")
+def test_a_program_that_has_used_torchs_newer_settings_of_precision_trains_too() -> None:
+    """In a process of its own: torch does not take such a setting back."""
+    done = subprocess.run([sys.executable, "-c", SETTINGS], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["torch does not say", "highest"]
