@@ -25,6 +25,9 @@ DEFAULT_MARGIN = 0.005
 # An evaluation before the last reads every so many-th window of the evaluation tokens: it draws a curve, the last one decides.
 EARLIER_PARTS = 4
 
+# Elements of one layer's activations from which on a GPU is busy: `benchmarks/fused.py` has stacks gain up to 1 million, and lose at 6.
+BUSY_GPU = 2**21
+
 FUNCTION_PATTERN = r"[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*"
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 DATASET_PATTERN = r"stdlib|text:.+|hf:[^:\s]+(:[^:\s]+){0,2}"
@@ -259,6 +262,21 @@ class ExperimentConfig(BaseModel):
     def tokens_per_step(self) -> int:
         """Tokens of one optimizer step."""
         return self.batch_size * self.gradient_accumulation_steps * self.context_length
+
+    @property
+    def keeps_a_gpu_busy(self) -> bool:
+        """Whether the operations of one model of this config are large enough to fill a GPU."""
+        windows = self.batch_size if self.micro_batch_size == "auto" else self.micro_batch_size
+        return windows * self.context_length * self.hidden_size > BUSY_GPU
+
+    @property
+    def trains_alone(self) -> bool:
+        """Whether replicas cannot train as one stack: recomputing activations and, on a GPU, a compiler do not work inside `vmap`."""
+        return self.gradient_checkpointing or self.compile is True
+
+    def gpu_stack_size(self, replicas: int) -> int:
+        """How many of `replicas` to train as one stack on a GPU: all, or one where it is busy with one, for a stack's kernels do more."""
+        return 1 if self.trains_alone or self.keeps_a_gpu_busy else replicas
 
     def tokens_evaluated(self, evaluations: int) -> int:
         """Tokens that so many evaluations of one replica read: the last one all, those before it one window in EARLIER_PARTS."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from archsweep.config import ExperimentConfig
 
-LOSS_CHUNK = 2**24  # logits of all replicas that the loss holds at once, as in training/loss.py
+LOSS_CHUNK = 2**26  # logits of all replicas that the loss holds at once, as training/loss.py does on a GPU
 WHOLE_LOGIT_BYTES = 16  # of a family of one's own, whose head the loss does not know: the logits, their log-softmax, and both gradients
 CALIBRATION_FILE = "memory_calibration.json"
 DEFAULT_CALIBRATION = 1.1  # where no device was measured: the allocator's rounding, and what a block's backward pass needs for itself
@@ -61,8 +61,10 @@ def stack_memory_bytes(
     precision: str | None = None,
     micro_batch: int | None = None,
     attention: Attention = "flash",
+    waiting: int = 0,
 ) -> Memory:
-    """The peak of `replicas` models of `config` that train as one stack.
+    """The peak of `replicas` models of `config` that train as one stack, while `waiting` others are on the device, in stacks whose turn it
+    is not.
 
     `precision` and `micro_batch` (windows) are the config's unless given; "auto" counts as fp32 and as a whole batch, the larger ones.
     `attention`: "flash" is any fused kernel, "math" holds every score of a window. A family of one's own counts as a GPT-2 of its sizes.
@@ -75,15 +77,15 @@ def stack_memory_bytes(
     ends = 4 * (kept.ends + (kept.ends_normed if replicas > 1 else 0))
     # With checkpointing: every block's input, and all of the one block that is computed again.
     blocks = block + 4 * kept.layers * kept.hidden if config.gradient_checkpointing else kept.layers * block
-    weights = replicas * cost.parameters(config)
+    held = (replicas + waiting) * cost.parameters(config)
     copies = replicas * cost.non_embedding_parameters(config) if low < 4 else 0
     loss = _loss_bytes(tokens * kept.vocab, tokens * kept.hidden, replicas * kept.vocab * kept.hidden, low)
     if config.family not in _FAMILIES:
         loss = WHOLE_LOGIT_BYTES * tokens * kept.vocab
     return Memory(
-        weights=4 * weights + low * copies,
-        gradients=4 * weights,
-        optimizer=8 * weights,
+        weights=4 * held + low * copies,
+        gradients=4 * held,
+        optimizer=8 * held,
         activations=tokens * (blocks + ends),
         logits=loss,
     )
@@ -96,14 +98,15 @@ def largest_micro_batch(
     *,
     precision: str | None = None,
     attention: Attention = "flash",
+    waiting: int = 0,
     calibration: float = DEFAULT_CALIBRATION,
 ) -> int:
     """The largest of `batch_size`, its half (rounded up), … whose predicted peak times `calibration` fits `free_bytes`, the device's memory
-    before the stack is built; 1 where none does, for a prediction alone proves nothing.
+    before any stack is built; 1 where none does, for a prediction alone proves nothing.
     """
     size = config.batch_size
     while size > 1:
-        peak = stack_memory_bytes(config, replicas, precision=precision, micro_batch=size, attention=attention).total
+        peak = stack_memory_bytes(config, replicas, precision=precision, micro_batch=size, attention=attention, waiting=waiting).total
         if peak * calibration <= free_bytes:
             break
         size = -(-size // 2)
@@ -113,12 +116,12 @@ def largest_micro_batch(
 def largest_stack(
     config: ExperimentConfig, replicas: int, free_bytes: int, *, precision: str | None = None, calibration: float = DEFAULT_CALIBRATION
 ) -> int:
-    """The largest stack, of equal ones that together hold `replicas`, whose predicted peak times `calibration` fits `free_bytes` with whole
-    batches; 1 where none does.
+    """How many of `replicas` to train as one stack on a GPU: as many as it gains from, or the largest of equal stacks whose predicted peak
+    times `calibration` fits `free_bytes` with whole batches; 1 where none does.
     """
-    for stacks in range(1, replicas + 1):
+    for stacks in range(-(-replicas // config.gpu_stack_size(replicas)), replicas + 1):
         size = -(-replicas // stacks)
-        if stack_memory_bytes(config, size, precision=precision).total * calibration <= free_bytes:
+        if stack_memory_bytes(config, size, precision=precision, waiting=replicas - size).total * calibration <= free_bytes:
             return size
     return 1
 

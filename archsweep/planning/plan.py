@@ -57,8 +57,9 @@ class Trial(BaseModel):
 
     @property
     def memory_bytes(self) -> int:
-        """The predicted peak on a GPU, where all replicas train as one stack."""
-        return stack_memory_bytes(self.config, 1 if self.config.gradient_checkpointing else len(self.replicas)).total
+        """The predicted peak on a GPU."""
+        size = self.config.gpu_stack_size(len(self.replicas))
+        return stack_memory_bytes(self.config, size, waiting=len(self.replicas) - size).total
 
 
 class Point(BaseModel):

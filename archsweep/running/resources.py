@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from archsweep.planning.plan import Trial
 
 CUDA_CONTEXT_BYTES = 600_000_000  # what a process holds on a GPU before its first tensor
+SCRATCH_BYTES = 500_000_000  # what torch holds there beside a stack: cuBLAS's workspaces, what an evaluation computes with
 MOST_TRIALS_PER_GPU = 8  # more of them wait for each other's kernels instead of filling gaps
 ASSUMED_GPU_BYTES = 16_000_000_000  # where a GPU does not say how large it is
 
@@ -28,7 +29,7 @@ def request(trial: Trial, use_gpu: bool, gpu_bytes: int = ASSUMED_GPU_BYTES) -> 
     """One processor; with a GPU, the smallest share 1/n of which n such trials fit, so that they tile the device."""
     if not use_gpu or trial.config.device == "cpu":
         return Resources(1, 0)
-    return Resources(1, share(CUDA_CONTEXT_BYTES + round(DEFAULT_CALIBRATION * trial.memory_bytes), gpu_bytes))
+    return Resources(1, share(CUDA_CONTEXT_BYTES + SCRATCH_BYTES + round(DEFAULT_CALIBRATION * trial.memory_bytes), gpu_bytes))
 
 
 def larger(asked: Resources) -> Resources:

@@ -13,7 +13,7 @@ from archsweep.errors import MachineError
 from archsweep.imports import without_collector
 from archsweep.planning.memory import calibration, largest_micro_batch, largest_stack, stack_memory_bytes
 from archsweep.records.schema import CHECKPOINT_FOLDER, MODEL_FOLDER, MODELS_FOLDER
-from archsweep.running.resources import CUDA_CONTEXT_BYTES
+from archsweep.running.resources import CUDA_CONTEXT_BYTES, SCRATCH_BYTES
 from archsweep.running.trackers import replica_name
 from archsweep.training.best import best_replica, best_setting_loss
 
@@ -151,7 +151,6 @@ def _fit(trial: Trial, device: torch.device, gpu_share: float, cache_dir: Path |
 
     from archsweep.training.data import default_cache_dir
     from archsweep.training.precision import device_name, resolve_precision
-    from archsweep.training.replicas import choose_stack_size
 
     if device.type != "cuda":
         return {"shrinks": not 0 < gpu_share < 1}
@@ -162,14 +161,16 @@ def _fit(trial: Trial, device: torch.device, gpu_share: float, cache_dir: Path |
     torch.cuda.set_per_process_memory_fraction(free / whole, device.index)
     precision = resolve_precision(trial.config, device)
     measured = calibration(cache_dir or default_cache_dir(), device_name(device))
-    most = choose_stack_size(trial.config, len(trial.replicas), device)
-    stack_size = largest_stack(trial.config, most, free, precision=precision, calibration=measured)
-    first = largest_micro_batch(trial.config, stack_size, free, precision=precision, calibration=measured)
+    room, replicas = free - SCRATCH_BYTES, len(trial.replicas)
+    stack_size = largest_stack(trial.config, replicas, room, precision=precision, calibration=measured)
+    waiting = replicas - stack_size
+    first = largest_micro_batch(trial.config, stack_size, room, precision=precision, calibration=measured, waiting=waiting)
     return {"stack_size": stack_size, "micro_batch_size": first, "shrinks": part == 1.0}
 
 
 def _predicted(trial: Trial, row: dict[str, Any], precision: str) -> int:
-    return stack_memory_bytes(trial.config, row["stack_size"], precision=precision, micro_batch=row["micro_batch"]).total
+    waiting = len(trial.replicas) - row["stack_size"]
+    return stack_memory_bytes(trial.config, row["stack_size"], precision=precision, micro_batch=row["micro_batch"], waiting=waiting).total
 
 
 def _keep(experiment: ArchitectureExperiment, rows: list[dict[str, Any]], folder: Path, keep_models: KeepModels) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from pydantic import JsonValue
 
-from archsweep.config import EARLIER_PARTS
+from archsweep.config import BUSY_GPU, EARLIER_PARTS
 from archsweep.errors import ConfigError
 from archsweep.extensions import user_metrics
 from archsweep.training.best import best_replica, loss
@@ -408,9 +408,11 @@ class StackInTraining:
         self.step, self.seconds, self._seconds_of_last_step = last, self.seconds + seconds, seconds / max(1, last - first)
 
     def evaluate(self, windows: torch.Tensor) -> torch.Tensor:
-        """As the stack's `evaluate`, in micro-batches."""
+        """As the stack's `evaluate`, in micro-batches; on a GPU in larger ones where those would not keep it busy."""
+        window = len(self.stack) * self.config.context_length * self.config.hidden_size
+        least = BUSY_GPU // window if self.stack.device.type == "cuda" else 1
         with matmul_precision(self.config, self.stack.device):
-            return self._fitting(lambda: self.stack.evaluate(windows, self.micro_batch_size))
+            return self._fitting(lambda: self.stack.evaluate(windows, max(least, self.micro_batch_size)))
 
     def _take(self, step: int, batch: torch.Tensor) -> None:
         losses = self._fitting(lambda: self._accumulate(step, batch))
@@ -426,6 +428,7 @@ class StackInTraining:
                 if not self.shrinks or self.micro_batch_size == 1:
                     raise
             # Only after the block is the exception gone, whose frames hold the tensors of what failed; a recording's are in cycles besides.
+            self.stack.forget_recordings()
             gc.collect()
             torch.cuda.empty_cache()
             self.micro_batch_size = -(-self.micro_batch_size // 2)

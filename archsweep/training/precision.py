@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from archsweep.config import ExperimentConfig
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-COMPILE_STEPS = 5_000  # gradients, of some 10 ms saved each
+COMPILE_STEPS = 5_000  # gradients of a model that keeps a GPU busy, of some milliseconds saved each
 
 
 def resolve_device(config: ExperimentConfig) -> torch.device:
@@ -70,13 +70,13 @@ def precision_used(config: ExperimentConfig, device: torch.device) -> Literal["f
 
 
 def resolve_compile(config: ExperimentConfig, device: torch.device) -> bool:
-    """`auto` compiles a run on a GPU that is long enough to earn back the half minute or so that it takes; never on a CPU, nor where Triton
-    would not find the C compiler that it starts kernels with."""
+    """`auto` compiles a run on a GPU that is long enough to earn back the half minute or so that it takes; never on a CPU, nor a model that
+    leaves the GPU idle, nor where Triton would not find the C compiler that it starts kernels with."""
     if config.compile != "auto":
         return config.compile
     compilers = [os.environ["CC"]] if "CC" in os.environ else ["gcc", "clang"]
     long_enough = lasts(config, -(-COMPILE_STEPS // config.gradient_accumulation_steps))
-    return device.type == "cuda" and long_enough and any(shutil.which(compiler) for compiler in compilers)
+    return device.type == "cuda" and config.keeps_a_gpu_busy and long_enough and any(shutil.which(compiler) for compiler in compilers)
 
 
 def lasts(config: ExperimentConfig, steps: int) -> bool:

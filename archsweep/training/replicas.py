@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,7 +16,7 @@ from archsweep.config import FAMILIES
 from archsweep.training.loss import losses, losses_and_gradients
 from archsweep.training.model import FOLDED_ATTENTION, CustomGPT2Model
 from archsweep.training.precision import DTYPES, autocast, lasts, resolve_compile, resolve_precision
-from archsweep.training.tracing import RECORDED_STEPS, Traced
+from archsweep.training.tracing import RECORDED_STEPS, Replays, Traced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 SMALL_OPERATION = 48_000  # elements of one layer's activations
 LARGEST_CPU_STACK = 6
+LARGEST_REPLAY = 2**23  # elements of one layer's activations, from which on kernels take longer than starting them
 
 
 class _Body(nn.Module):
@@ -71,6 +73,7 @@ class ReplicaStack:
         self._parameters = self._bind()
         self._gradient_views = self._views(self.gradients)
         self._body, self._head = self._cut()
+        self._replays = Replays() if device.type == "cuda" and self._may_be_recorded(config) else None
         self._train_forward = self._fastest_forward(config)
 
     def __len__(self) -> int:
@@ -127,7 +130,7 @@ class ReplicaStack:
 
     def _fastest_forward(self, config: ExperimentConfig) -> Callable[..., Tensor]:
         """`_forward` as the training steps call it."""
-        if resolve_compile(config, self.device):
+        if len(self) == 1 and resolve_compile(config, self.device):
             torch.compiler.reset()  # else a process's second model gets sizes that are variables, and its ninth is not compiled at all
             return torch.compile(self._forward)
         # Held weakly: in a cycle with this stack, its weights would stay until Python looks for garbage, and in the next trial's way.
@@ -138,9 +141,13 @@ class ReplicaStack:
             assert bound is not None
             return bound(*given)
 
-        if self._head is None or config.gradient_checkpointing or not lasts(config, RECORDED_STEPS):
-            return forward  # a module of one's own may decide by values; checkpointing computes in the backward pass
-        return Traced(forward)
+        if self._may_be_recorded(config) and self.device.type == "cpu" and lasts(config, RECORDED_STEPS):
+            return Traced(forward)
+        return forward
+
+    def _may_be_recorded(self, config: ExperimentConfig) -> bool:
+        """A module of one's own may decide by values; checkpointing computes in the backward pass."""
+        return self._head is not None and not config.gradient_checkpointing
 
     def _run(self, forward: Callable[..., Tensor], windows: Tensor) -> tuple[Tensor, Tensor]:
         """(K, B, T + 1) tokens -> ((K, B * T, D or V) outputs, (K, B * T) targets)."""
@@ -150,10 +157,15 @@ class ReplicaStack:
     def compute_gradients(self, windows: Tensor, share: float = 1.0, scale: Tensor | None = None, *, add: bool = False) -> Tensor:
         """(K, B, T + 1) tokens -> (K,) mean losses in nats per token; `share` (and each replica's loss `scale`) times the gradients of the
         losses take the place of `gradients`, or with `add` are added to them."""
+        scale = torch.ones(len(self), device=self.device) if scale is None else scale
+        compute = partial(self._compute_gradients, share=share, add=add)
+        if self._replays is None or windows[..., 1:].numel() * self.model.config.hidden_size > LARGEST_REPLAY:
+            return compute(windows, scale)
+        return self._replays((windows.shape, share, add), compute, windows, scale)
+
+    def _compute_gradients(self, windows: Tensor, scale: Tensor, *, share: float, add: bool) -> Tensor:
         outputs, targets = self._run(self._train_forward, windows)
-        weight = torch.full((len(self),), share / targets.shape[1], device=self.device)
-        if scale is not None:
-            weight = weight * scale
+        weight = torch.full((len(self),), share / targets.shape[1], device=self.device) * scale
         # The sum over replicas keeps their gradients apart: no weight is in two of the terms.
         if self._head is None:
             each = F.cross_entropy(outputs.flatten(0, 1).float(), targets.flatten(), reduction="none").view(targets.shape)
@@ -173,6 +185,11 @@ class ReplicaStack:
         embedding = found[self._head]  # None where the head is not tied to it
         found[self._head] = head_gradient if embedding is None else embedding.view_as(head_gradient) + head_gradient
         return found
+
+    def forget_recordings(self) -> None:
+        """Give up what was recorded on a GPU, and the memory that it holds; a later step records anew."""
+        if self._replays is not None:
+            self._replays.forget()
 
     @property
     def _head_weights(self) -> Tensor:
@@ -210,13 +227,11 @@ class ReplicaStack:
 def choose_stack_size(config: ExperimentConfig, replicas: int, device: torch.device) -> int:
     """How many of `replicas` to train as one stack, from what `benchmarks/fused.py` measured.
 
-    On a GPU all of them. On a CPU a stack saves the calls of many small operations, and loses where one operation already keeps a core busy
-    and its results only leave the cache.
+    On a GPU see `ExperimentConfig.gpu_stack_size`. On a CPU a stack saves the calls of many small operations, and loses where one operation
+    already keeps a core busy and its results only leave the cache.
     """
-    if config.gradient_checkpointing:
-        return 1  # recomputing activations does not work inside vmap
-    if device.type == "cuda":
-        return replicas
+    if device.type == "cuda" or config.trains_alone:
+        return config.gpu_stack_size(replicas)
     if config.batch_size * config.context_length * config.hidden_size > SMALL_OPERATION:
         return 1
     stacks = -(-replicas // LARGEST_CPU_STACK)

@@ -11,7 +11,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from archsweep.config import ExperimentConfig
-from archsweep.planning.memory import LOSS_CHUNK, calibration, largest_micro_batch, stack_memory_bytes
+from archsweep.planning.memory import LOSS_CHUNK, calibration, largest_micro_batch, largest_stack, stack_memory_bytes
 from archsweep.training import loss
 from archsweep.training.replicas import ReplicaStack
 
@@ -122,14 +122,38 @@ def test_weights_gradients_and_moments_take_16_bytes_per_parameter() -> None:
     assert stack_memory_bytes(gpt2, 2, precision="bf16").weights - memory.weights == pytest.approx(2 * 2 * 84_934_656, rel=0.01)
 
 
+def test_replicas_whose_turn_it_is_not_hold_their_weights_gradients_and_moments() -> None:
+    gpt2 = ExperimentConfig(num_layers=12, num_heads=12, hidden_size=768, context_length=1024, vocab_size=50_257, tokenizer="hf:gpt2")
+    alone, first_of_three = (stack_memory_bytes(gpt2, 1, precision="bf16", waiting=waiting).total for waiting in (0, 2))
+    assert first_of_three - alone == 2 * 16 * 124_439_808
+    # So a device that holds one with its activations does not hold three, and a smaller batch makes room.
+    whole = gpt2.copy(batch_size=16, max_tokens=None)
+    peak = stack_memory_bytes(whole, 1, precision="bf16").total
+    one, three = (largest_micro_batch(whole, 1, peak, precision="bf16", calibration=1.0, waiting=waiting) for waiting in (0, 2))
+    assert one == 16
+    assert stack_memory_bytes(whole, 1, precision="bf16", micro_batch=three, waiting=2).total <= peak
+    assert stack_memory_bytes(whole, 1, precision="bf16", micro_batch=2 * three, waiting=2).total > peak
+
+
+def test_a_gpu_trains_replicas_one_by_one_where_one_keeps_it_busy_and_as_many_as_it_holds_elsewhere() -> None:
+    small, busy = a_config(batch_size=8), a_config(hidden_size=384, context_length=256, batch_size=64, max_tokens=None)
+    assert largest_stack(small, 12, 10**12) == 12
+    assert largest_stack(busy, 12, 10**12) == 1
+    for alone in ({"gradient_checkpointing": True}, {"compile": True}):
+        assert largest_stack(small.copy(**alone), 12, 10**12) == 1
+    six = stack_memory_bytes(small, 6, waiting=6).total
+    assert [largest_stack(small, 12, free, calibration=1.0) for free in (six, six - 1)] == [6, 4]
+    assert largest_stack(small, 12, 0) == 1
+
+
 def test_the_logits_of_a_long_batch_are_held_a_chunk_at_a_time() -> None:
     config = a_config(hidden_size=8, num_heads=1, vocab_size=50_000, context_length=64, max_tokens=None)
-    assert LOSS_CHUNK == loss.LOSS_CHUNK
+    assert LOSS_CHUNK == loss.GPU_LOSS_CHUNK
     hidden, head = 64 * 8 * 4, 50_000 * 8 * 4  # bytes in float32 of one window's states, and of the head
     few, many = (stack_memory_bytes(config, 1, micro_batch=windows).logits for windows in (4, 512))
     # The logits and their log-softmax; the states' gradient; the head's, and what is added to it.
     assert few == 2 * 4 * 64 * 50_000 * 4 + 4 * hidden + 2 * head
-    assert many == 3 * 4 * 2**24 + 512 * hidden + 2 * head
+    assert many == 3 * 4 * 2**26 + 512 * hidden + 2 * head
 
 
 def a_small_model(config: ExperimentConfig) -> torch.nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -25,6 +26,8 @@ from archsweep.training.data import prepare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    import pandas as pd
 
     from archsweep.planning.plan import Plan
 
@@ -56,36 +59,88 @@ def build(config):
 """
 
 
-@pytest.mark.slow
-def test_a_trial_that_runs_out_of_memory_gets_more_of_the_gpu_then_smaller_pieces_then_fails_with_the_reason(
-    tiny_config: ExperimentConfig, tmp_path: Path
-) -> None:
-    (tmp_path / "hungry.py").write_text(HUNGRY)
-    config = tiny_config.copy(family="hungry:build")
+# The same on a GPU, where torch itself runs out: each window needs so large a part of the whole device.
+HUNGRY_ON_A_GPU = """\
+import torch
+from torch import nn
+
+class Hungry(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.head = nn.Linear(config.hidden_size, config.vocab_size)
+        self.need = {1: 0.05, 2: 0.25, 3: 1.5}[config.num_layers]
+        self.held = torch.empty(0)
+
+    def forward(self, tokens):
+        if self.training and tokens.is_cuda:
+            whole = torch.cuda.get_device_properties(tokens.device).total_memory
+            needed = int(self.need * tokens.shape[0] * whole)
+            if self.held.numel() != needed:
+                self.held = torch.empty(0)
+                self.held = torch.empty(needed, dtype=torch.uint8, device=tokens.device)
+        return self.head(self.embedding(tokens))
+
+def build(config):
+    return Hungry(config)
+"""
+
+
+def sweep(tmp_path: Path, config: ExperimentConfig, model: str, layers: Choice) -> tuple[pd.DataFrame, dict[int, list[str]], str]:
+    """The rows by their layers, why each one's earlier attempts failed, and what was printed, of a sweep over `layers` on one GPU."""
+    (tmp_path / "hungry.py").write_text(model)
+    config = config.copy(family="hungry:build")
     sys.path.insert(0, str(tmp_path))
     try:
-        space = Space(base=config, compare={"num_layers": Choice(1, 2)}, repeat=1)
+        space = Space(base=config, compare={"num_layers": layers}, repeat=1)
         plan = make_plan("hungry", "?", space, identify(config.dataset))
     finally:
         sys.path.remove(str(tmp_path))
+        sys.modules.pop("hungry", None)
     plan.save(tmp_path / "plan.json")
     script = "from pathlib import Path; from rich.console import Console; from archsweep import pipeline; "
     script += "from archsweep.planning.plan import Plan; "
     script += "pipeline.run(Plan.load('plan.json'), Path('results/hungry'), pipeline.Machine(num_cpus=2, num_gpus=1), Console(width=300))"
-    environment = os.environ | {"PYTHONPATH": f"{REPOSITORY}:{tmp_path}"}
+    environment = os.environ | {"PYTHONPATH": f"{REPOSITORY}:{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    attempts = {}
+    for trial in plan.trials:
+        folder = tmp_path / "results" / "hungry" / "trials" / trial.id
+        attempts[trial.config.num_layers] = [
+            json.loads(path.read_text())["reason"] for path in sorted(folder.glob("results.json.attempt*"))
+        ]
+    return archsweep.load(tmp_path / "results" / "hungry").set_index("num_layers"), attempts, done.stdout
 
-    rows = archsweep.load(tmp_path / "results" / "hungry").set_index("num_layers")
+
+@pytest.mark.slow
+def test_a_trial_that_runs_out_of_memory_gets_more_of_the_gpu_then_smaller_pieces_then_fails_with_the_reason(
+    tiny_config: ExperimentConfig, tmp_path: Path
+) -> None:
+    rows, attempts, printed = sweep(tmp_path, tiny_config, HUNGRY, Choice(1, 2))
     # Batches of 4 windows begin on an eighth of the GPU. With four units' need for each, all of it holds pieces of 2; with sixteen none.
     assert (rows.status[1], rows.gpu_share[1], rows.micro_batch[1]) == ("finished", 1.0, 2)
     assert rows.status[2] == "failed"
     assert "1 windows do not fit 1.0 of the device" in rows.reason[2]
-    for trial in plan.trials:
-        folder = tmp_path / "results" / "hungry" / "trials" / trial.id
-        attempts = [json.loads(path.read_text())["reason"] for path in sorted(folder.glob("results.json.attempt*"))]
-        assert [reason.split("fit ")[1] for reason in attempts[:2]] == ["0.125 of the device", "0.25 of the device"]
-    assert "again with 0.25 of a GPU instead of 0.125" in done.stdout
+    for reasons in attempts.values():
+        assert [reason.split("fit ")[1] for reason in reasons[:2]] == ["0.125 of the device", "0.25 of the device"]
+    assert "again with 0.25 of a GPU instead of 0.125" in printed
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_that_runs_out_of_memory_is_asked_for_more_then_for_smaller_pieces_then_given_up(
+    tiny_config: ExperimentConfig, tmp_path: Path
+) -> None:
+    rows, attempts, printed = sweep(tmp_path, tiny_config, HUNGRY_ON_A_GPU, Choice(1, 2, 3))
+    assert (rows.status[1], rows.gpu_share[1], rows.micro_batch[1]) == ("finished", 0.25, 4), attempts
+    assert (rows.status[2], rows.gpu_share[2], rows.micro_batch[2]) == ("finished", 1.0, 2)
+    assert rows.status[3] == "failed"
+    assert "out of memory" in rows.reason[3]
+    assert [len(attempts[layers]) for layers in (1, 2, 3)] == [1, 3, 3]  # a half, a quarter and an eighth of it were tried before
+    assert all("out of memory" in reason for reasons in attempts.values() for reason in reasons)
+    assert "again with 0.25 of a GPU instead of 0.125" in printed
 
 
 CRAMPED = ExperimentConfig(
@@ -123,7 +178,8 @@ def train_cramped(tmp_path: Path) -> Iterator[Callable[[float], worker.Report]]:
     (trial,) = make_plan("cramped", "?", Space(base=config, compare={"num_layers": Choice(4)}, repeat=1), corpus.id).trials
     (tmp_path / CALIBRATION_FILE).write_text(json.dumps({torch.cuda.get_device_name(): 0.01}))
     storage = worker.Storage(tmp_path, checkpoint_seconds=60.0, keep_models="none")
-    torch.cuda.empty_cache()  # what earlier tests left counts too
+    gc.collect()  # what earlier tests left counts too
+    torch.cuda.empty_cache()
     yield lambda share: list(worker.train_trial(trial, corpus.id, storage, 1, tmp_path / trial.id, share))[-1]
     torch.cuda.set_per_process_memory_fraction(1.0)
     torch.cuda.empty_cache()
@@ -144,6 +200,7 @@ def test_a_trial_that_does_not_fit_a_whole_gpu_shrinks_until_it_does(
 ) -> None:
     whole = torch.cuda.get_device_properties(0).total_memory
     monkeypatch.setattr(worker, "CUDA_CONTEXT_BYTES", whole - HELD)  # a GPU of which nothing else is free
+    monkeypatch.setattr(worker, "SCRATCH_BYTES", 0)
     (row,) = train_cramped(1.0)["rows"]
     assert row["status"] == "finished"
     assert row["micro_batch"] < CRAMPED.batch_size

@@ -62,9 +62,11 @@ def test_a_long_run_on_a_gpu_is_compiled_where_that_can_be_done(
 ) -> None:
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setattr("shutil.which", lambda name: name if name in found else None)
-    config = ExperimentConfig()
+    config = ExperimentConfig(hidden_size=768, context_length=1024, batch_size=16)
     config = config.copy(max_tokens=steps * config.tokens_per_step)
     assert resolve_compile(config, torch.device(device)) == compiles
+    idle = config.copy(batch_size=1)
+    assert not resolve_compile(idle.copy(max_tokens=steps * idle.tokens_per_step), torch.device(device))
     assert resolve_compile(config.copy(compile=True), torch.device(device))
 
 

@@ -1,7 +1,8 @@
-"""A recorded forward pass is the model's own, to the last bit."""
+"""What was recorded, of a model's forward pass or of a whole step, computes what the model computes, to the last bit."""
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import pytest
@@ -9,9 +10,15 @@ import torch
 
 from archsweep.config import ExperimentConfig, Replica
 from archsweep.training.replicas import ReplicaStack
-from archsweep.training.tracing import Traced
+from archsweep.training.tracing import Replays, Traced
 
 CPU = torch.device("cpu")
+NEEDS_A_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+FAMILIES: list[dict[str, Any]] = [
+    {},
+    {"family": "gpt_neox"},
+    {"family": "llama", "model_overrides": {"num_key_value_heads": 1, "tie_word_embeddings": True}},
+]
 REPLICAS = tuple(Replica(seed=seed, learning_rate=1e-3, weight_decay=0.1) for seed in range(2))
 
 
@@ -21,24 +28,17 @@ def losses_and_gradients(stack: ReplicaStack) -> list[torch.Tensor]:
     torch.manual_seed(1)
     for _ in range(3):
         for size in (4, 3):
-            losses = stack.compute_gradients(torch.randint(300, (len(stack), size, 17), generator=draw), add=size == 3)
+            windows = torch.randint(300, (len(stack), size, 17), generator=draw).to(stack.device)
+            losses = stack.compute_gradients(windows, size / 7, torch.full_like(stack.weights[:, 0], 2.0**size), add=size == 3)
             found += [losses, stack.gradients.clone()]
         stack.weights.sub_(stack.gradients)
-    return [*found, torch.rand(1)]  # and the generator is where it was
+    return [*found, torch.rand(1, device=stack.device)]  # and the generator is where it was
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"family": "gpt_neox"},
-        {"family": "llama", "model_overrides": {"num_key_value_heads": 1, "tie_word_embeddings": True}},
-    ],
-    ids=["gpt2", "gpt_neox", "llama"],
-)
+@pytest.mark.parametrize("changes", FAMILIES, ids=["gpt2", "gpt_neox", "llama"])
 def test_losses_gradients_and_dropout_are_those_of_the_model_to_the_bit(
     small: ExperimentConfig, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], dropout: float, precision: str, replicas: int
 ) -> None:
@@ -70,3 +70,54 @@ def test_each_shape_is_recorded_once() -> None:
         assert once(torch.zeros(2)).tolist() == [1.0, 1.0]
         assert once(torch.zeros(3)).tolist() == [1.0, 1.0, 1.0]
     assert len(calls) == 2
+
+
+@pytest.mark.gpu
+@NEEDS_A_GPU
+@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("changes", FAMILIES, ids=["gpt2", "gpt_neox", "llama"])
+def test_a_gpu_replays_a_step_to_the_bit(
+    small: ExperimentConfig, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], dropout: float, precision: str, replicas: int
+) -> None:
+    config = small.copy(precision=precision, dropout=dropout, **changes)
+    found, expected = (ReplicaStack(config, REPLICAS[:replicas], torch.device("cuda")) for _ in range(2))
+    expected._replays = None
+    for one, other in zip(losses_and_gradients(found), losses_and_gradients(expected), strict=True):
+        assert torch.equal(one, other)
+    assert found._replays is not None
+    assert found._replays.works
+    assert len(found._replays._graphs) == 2
+
+
+@pytest.mark.gpu
+@NEEDS_A_GPU
+def test_what_a_gpu_cannot_record_is_computed_as_it_is() -> None:
+    replays = Replays()
+    for number in range(4):
+        given = torch.full((3,), float(number), device="cuda")
+        assert replays("waits", lambda given: given * given.sum().item(), given).tolist() == [3.0 * number * number] * 3
+    assert not replays.works
+
+
+@pytest.mark.gpu
+@NEEDS_A_GPU
+def test_recordings_share_their_memory_and_give_it_back() -> None:
+    def used() -> int:
+        torch.cuda.empty_cache()
+        return torch.cuda.memory_reserved()
+
+    def in_between(given: torch.Tensor) -> torch.Tensor:
+        return (given.expand(64 * 2**20) + 0).mean()  # 256 MiB, for as long as it computes
+
+    before = used()
+    first, second = Replays(), Replays()
+    for replays in (first, second):
+        for number in range(3):
+            assert replays("one", in_between, torch.tensor(float(number), device="cuda")).item() == number
+    assert 256 * 2**20 <= used() - before < 400 * 2**20
+    first.forget()
+    second.forget()
+    gc.collect()
+    assert used() - before < 100 * 2**20
