@@ -3,12 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: sweep test check lint fast slow bench golden format
+.PHONY: sweep test check lint fast slow gpu bench golden format
 
 sweep: $(READY) ## train and answer the default question
 	$(BIN)/python -m archsweep heads_vs_layers
 
-test: fast slow ## all tests
+test: fast slow gpu ## all tests
 
 check: lint fast ## what every commit passes: lint, types, fast tests
 
@@ -18,11 +18,14 @@ lint: $(READY)
 	$(BIN)/mypy
 
 fast: $(READY) # side by side
-	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 8
+	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -m "not slow and not gpu" --numprocesses auto --maxprocesses 8
 
 slow: $(READY) # files side by side: each starts the Ray that its tests share; more than processors, for they wait for much
-	$(BIN)/python -m pytest -m slow --numprocesses $$($(BIN)/python -c 'import os; print(min(8, 1 + (os.cpu_count() or 1)))') \
+	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -m "slow and not gpu" --numprocesses $$($(BIN)/python -c 'import os; print(min(8, 1 + (os.cpu_count() or 1)))') \
 		--dist loadfile --no-loadscope-reorder
+
+gpu: $(READY) # what needs a CUDA device; the tests above see none, for their numbers are a processor's
+	if command -v nvidia-smi > /dev/null; then $(BIN)/python -m pytest -m gpu --numprocesses 4; else echo "no GPU: its tests are left out"; fi
 
 bench: $(READY) ## measure what benchmarks/RESULTS.md and the README quote
 	$(BIN)/python -m benchmarks
