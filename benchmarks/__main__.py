@@ -1,7 +1,12 @@
 """Run every benchmark, one after another, and print what it found."""
 
-from benchmarks import allocator, driver, evaluation_noise, faults, fused, makespan, memory, page, peers, reporting, verdicts
+from importlib import import_module
+
+BENCHMARKS = (
+    "verdicts", "peers", "fused", "replays", "allocator", "memory", "packing", "evaluation_noise", "makespan", "driver", "reporting",
+    "page", "faults",
+)  # fmt: skip
 
 if __name__ == "__main__":
-    for benchmark in (verdicts, peers, fused, allocator, memory, evaluation_noise, makespan, driver, reporting, page, faults):
-        benchmark.main()
+    for name in BENCHMARKS:
+        import_module(f"benchmarks.{name}").main()

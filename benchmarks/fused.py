@@ -8,12 +8,13 @@ import os
 import sys
 from statistics import median
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from archsweep.config import ExperimentConfig, Replica
 from archsweep.training.experiment import ArchitectureExperiment
+from archsweep.training.precision import device_name
 from archsweep.training.replicas import choose_stack_size
 from benchmarks.timing import alternate, header, ratios
 
@@ -21,10 +22,28 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from multiprocessing.connection import Connection
 
-STEPS, ROUNDS = 4, 7
+STEPS, ROUNDS = (8 if torch.cuda.is_available() else 4), 7
 STACKS = (1, 2, 4, 8, 16)
+
+
+class Shape(NamedTuple):
+    """A model's, with its windows' length."""
+
+    layers: int
+    hidden: int
+    ffn: int
+    context: int = 64
+
+
 # Shapes of about TINY's size, and a larger one; TINY's batch has 8 windows of 64 tokens.
-SHAPES = {"1 x 92": (1, 92, 352), "2 x 64": (2, 64, 256), "4 x 44": (4, 44, 189), "4 x 128": (4, 128, 512)}
+SHAPES = {"1 x 92": Shape(1, 92, 352), "2 x 64": Shape(2, 64, 256), "4 x 44": Shape(4, 44, 189), "4 x 128": Shape(4, 128, 512)}
+ON_A_GPU = {
+    "2 x 48": (Shape(2, 48, 192), 8),
+    "4 x 128": (Shape(4, 128, 512, 128), 8),
+    "4 x 128, longer": (Shape(4, 128, 512, 256), 16),
+    "6 x 256": (Shape(6, 256, 1024, 256), 16),
+    "6 x 384": (Shape(6, 384, 1536, 256), 64),
+}
 
 
 def main(batch_sizes: tuple[int, ...] = (4, 8, 16)) -> None:
@@ -32,18 +51,23 @@ def main(batch_sizes: tuple[int, ...] = (4, 8, 16)) -> None:
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     print(header(f"K replicas as one stack: speed over the same in sequence (median of {ROUNDS} rounds)", 1))
-    cases = list(itertools.product(SHAPES.items(), batch_sizes))
-    print(f"{'layers x width':>16} {'tokens/step':>12}  {_cells(f'K={size}' for size in STACKS)}  chosen of 16")
-    for (name, shape), batch_size in cases:
+    by_shape = itertools.product(SHAPES.items(), batch_sizes)
+    cases = list(ON_A_GPU.items()) if device.type == "cuda" else [(name, (shape, batch)) for (name, shape), batch in by_shape]
+    if device.type == "cuda":
+        print(device_name(device))
+    print(f"{'layers x width':>16} {'tokens/step':>12}  {_cells(f'K={size}' for size in STACKS)}  chosen of 16   ms alone")
+    for name, (shape, batch_size) in cases:
         config = _config(shape, batch_size)
-        medians = {}
+        medians, alone = {}, 0.0
         for size in STACKS:
             seconds = alternate({"fused": _trainer(config, size, size), "sequence": _trainer(config, size, 1)}, ROUNDS)
             medians[size] = ratios(seconds, "fused", "sequence")[1]
+            alone = alone or median(seconds["sequence"]) / STEPS
         chosen = choose_stack_size(config, max(STACKS), device)
-        print(f"{name:>16} {batch_size * 64:>12}  {_cells(f'{ratio:.2f}' for ratio in medians.values())}  {chosen}", flush=True)
-
-    against_processes()
+        found = _cells(f"{ratio:.2f}" for ratio in medians.values())
+        print(f"{name:>16} {batch_size * shape.context:>12}  {found}  {chosen:<12}  {1e3 * alone:6.2f}", flush=True)
+    if device.type == "cpu":  # on a GPU see benchmarks/packing.py
+        against_processes()
 
 
 def against_processes() -> None:
@@ -61,11 +85,11 @@ def _cells(values: Iterable[str]) -> str:
     return "  ".join(f"{value:<6}" for value in values)
 
 
-def _config(shape: tuple[int, int, int], batch_size: int) -> ExperimentConfig:
-    layers, hidden, ffn = shape
+def _config(shape: Shape, batch_size: int) -> ExperimentConfig:
     return ExperimentConfig(
-        num_layers=layers, num_heads=2, hidden_size=hidden, ffn_size=ffn, context_length=64, batch_size=batch_size, max_tokens=10**9
-    )
+        num_layers=shape.layers, num_heads=2, hidden_size=shape.hidden, ffn_size=shape.ffn, context_length=shape.context,
+        batch_size=batch_size, max_tokens=10**10, compile=False,
+    )  # fmt: skip
 
 
 def _trainer(config: ExperimentConfig, count: int, stack_size: int) -> Callable[[], object]:

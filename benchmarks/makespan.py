@@ -15,10 +15,14 @@ import archsweep
 from benchmarks.timing import header
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
 
+ARCHSWEEP = ("-m", "archsweep")
 ROUNDS = 3
 REPOSITORY = Path(archsweep.__file__).parent.parent
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])}
 SIZES = ("num_layers", "num_heads", "hidden_size", "context_length", "vocab_size", "batch_size")
 SPACE = '''"""One layer or two?"""
 from archsweep.space import Choice, Space
@@ -32,7 +36,7 @@ def main() -> None:
     """Print the default sweep's makespan over its pure training time on two processors, and a small sweep's speed over the peer's."""
     print(header("Makespan: sweeps on two processors", 1))
     home = Path(tempfile.mkdtemp(prefix="archsweep-makespan-"))
-    spent, results = _sweep("heads_vs_layers", home / "default")
+    spent, results = sweep(ARCHSWEEP, "heads_vs_layers", home / "default", "--num-cpus=2")
     pure = float((results["train_seconds"] / results["stack_size"]).sum()) / 2
     in_trials = float(results.drop_duplicates("trial_id")["trial_seconds"].sum()) / 2
     makespan = spent.trials + spent.after
@@ -46,7 +50,7 @@ def main() -> None:
     (home / "small.py").write_text(SPACE)
     ours, theirs = [], []
     for number in range(ROUNDS):
-        spent, results = _sweep(str(home / "small.py"), home / f"small{number}")
+        spent, results = sweep(ARCHSWEEP, str(home / "small.py"), home / f"small{number}", "--num-cpus=2")
         ours.append(sum(spent))
         theirs.append(_peer(results))
     times = [peer / own for own, peer in zip(ours, theirs, strict=True)]
@@ -64,13 +68,12 @@ class Spent(NamedTuple):
     after: float
 
 
-def _sweep(space: str, results: Path) -> tuple[Spent, pd.DataFrame]:
-    """A sweep's seconds and its records."""
-    command = [sys.executable, "-m", "archsweep", space, "--num-cpus=2", "--fresh", "--results", str(results)]
+def sweep(program: Sequence[str], space: str, results: Path, *options: str) -> tuple[Spent, pd.DataFrame]:
+    """A sweep's seconds and its records; `program` is what Python is given to run archsweep."""
+    command = [sys.executable, *program, space, *options, "--fresh", "--results", str(results)]
     began = time.perf_counter()
     first = last = None
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
         assert process.stdout is not None
         for line in process.stdout:
             first = first or (time.perf_counter() if "replicas began" in line else None)
@@ -85,10 +88,8 @@ def _peer(results: pd.DataFrame) -> float:
     """Seconds of Ray Tune over transformers.Trainer: a trial per replica, the same models, batches of the same size, as many steps."""
     began = time.perf_counter()
     rows = results[[*SIZES, "learning_rate", "seed", "step"]].to_dict("records")
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    subprocess.run(
-        [sys.executable, "-c", f"from benchmarks.makespan import tune_trainer; tune_trainer({rows!r})"], check=True, env=environment
-    )
+    program = f"from benchmarks.makespan import tune_trainer; tune_trainer({rows!r})"
+    subprocess.run([sys.executable, "-c", program], check=True, env=ENVIRONMENT)
     return time.perf_counter() - began
 
 
