@@ -24,8 +24,8 @@ slow: $(READY) # files side by side: each starts the Ray that its tests share; m
 	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -m "slow and not gpu" --numprocesses $$($(BIN)/python -c 'import os; print(min(8, 1 + (os.cpu_count() or 1)))') \
 		--dist loadfile --no-loadscope-reorder
 
-gpu: $(READY) # what needs a CUDA device; the tests above see none, for their numbers are a processor's
-	if command -v nvidia-smi > /dev/null; then $(BIN)/python -m pytest -m gpu --numprocesses 4; else echo "no GPU: its tests are left out"; fi
+gpu: $(READY) # what needs a CUDA device, one after another, for some fill it; the tests above see none, for their numbers are a processor's
+	if command -v nvidia-smi > /dev/null; then $(BIN)/python -m pytest -m gpu; else echo "no GPU: its tests are left out"; fi
 
 bench: $(READY) ## measure what benchmarks/RESULTS.md and the README quote
 	$(BIN)/python -m benchmarks

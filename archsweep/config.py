@@ -264,14 +264,19 @@ class ExperimentConfig(BaseModel):
         return self.batch_size * self.gradient_accumulation_steps * self.context_length
 
     @property
+    def layer_elements(self) -> int:
+        """Elements of one layer's activations, of what one model computes at once."""
+        windows = self.batch_size if self.micro_batch_size == "auto" else self.micro_batch_size
+        return windows * self.context_length * self.hidden_size
+
+    @property
     def keeps_a_gpu_busy(self) -> bool:
         """Whether the operations of one model of this config are large enough to fill a GPU."""
-        windows = self.batch_size if self.micro_batch_size == "auto" else self.micro_batch_size
-        return windows * self.context_length * self.hidden_size > BUSY_GPU
+        return self.layer_elements > BUSY_GPU
 
     @property
     def trains_alone(self) -> bool:
-        """Whether replicas cannot train as one stack: recomputing activations and, on a GPU, a compiler do not work inside `vmap`."""
+        """Whether replicas cannot train as one stack: neither recomputing activations nor, on a GPU, a compiler works inside `vmap`."""
         return self.gradient_checkpointing or self.compile is True
 
     def gpu_stack_size(self, replicas: int) -> int:

@@ -271,9 +271,10 @@ def _train(
         watched(trials, train)
     else:
         with ray_tune.started(machine.num_cpus, machine.num_gpus, machine.address) as cluster:
-            pieces = split_for(plan, trials, folder, cluster.slots(trials or plan.trials))
+            pieces = split_for(plan, trials, folder, cluster.slots(trials or plan.trials), cluster.gpu_bytes)
             if len(pieces) > len(trials):
-                progress.say(f"{len(trials)} trials run as {len(pieces)}, so that all processors are busy to the end")
+                devices = "processors are" if cluster.gpu_bytes is None else "GPUs hold them and are"
+                progress.say(f"{len(trials)} trials run as {len(pieces)}, so that all {devices} busy to the end")
             watched(pieces, cluster.run)
     if search and search.exhausted:
         progress.say(f"the search found {len(search.plan.trials)} different variants to train and no more")

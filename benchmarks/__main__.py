@@ -1,6 +1,6 @@
 """Run every benchmark, one after another, and print what it found."""
 
-from importlib import import_module
+from importlib import import_module  # each with its own libraries, when its turn comes
 
 BENCHMARKS = (
     "verdicts", "peers", "fused", "replays", "allocator", "memory", "packing", "evaluation_noise", "makespan", "driver", "reporting",

@@ -88,7 +88,7 @@ def _cells(values: Iterable[str]) -> str:
 def _config(shape: Shape, batch_size: int) -> ExperimentConfig:
     return ExperimentConfig(
         num_layers=shape.layers, num_heads=2, hidden_size=shape.hidden, ffn_size=shape.ffn, context_length=shape.context,
-        batch_size=batch_size, max_tokens=10**10, compile=False,
+        batch_size=batch_size, max_tokens=4_000 * batch_size * shape.context,  # long enough to be recorded, too short to be compiled
     )  # fmt: skip
 
 

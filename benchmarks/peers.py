@@ -41,7 +41,7 @@ ON_A_GPU: dict[str, dict[str, Any]] = {
 
 
 def main() -> None:
-    """Print the speed ratio to each peer, for each size; on a GPU for GPT-2's own in bf16, as it is and compiled, with tokens/s and MFU."""
+    """Print the speed ratio to each peer, for each size; on a GPU for GPT-2's own in bf16 with tokens/s and MFU, and once more compiled."""
     gpu = torch.cuda.is_available()
     torch.set_num_threads(2)
     print(header("One model: archsweep's speed over a peer's (smallest, median, largest of the rounds)", 2))

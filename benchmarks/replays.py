@@ -45,7 +45,7 @@ def main() -> None:
 
 def _trainer(config: ExperimentConfig, replicas: int, replays: bool) -> Callable[[], object]:
     """A function that takes the next steps of a stack."""
-    config = config.copy(max_tokens=10**6 * config.tokens_per_step, compile=False)
+    config = config.copy(max_tokens=1_000 * config.tokens_per_step)  # too short to be compiled
     stack = [config.replica.model_copy(update={"seed": seed}) for seed in range(replicas)]
     experiment = ArchitectureExperiment(config, stack, stack_size=replicas)
     experiment.setup()

@@ -59,7 +59,7 @@ def objective(name: str, comparison: Comparison, order: Sequence[str]) -> npt.ND
         found = comparison.table.set_index("variant")["mean"]
     else:
         rows = comparison.source.results.groupby("variant", sort=False)
-        column = "predicted_memory_bytes" if name == "memory" else name
+        column = "training_memory_bytes" if name == "memory" else name
         found = decode_latency(comparison.source.results) if name == "decode_latency" else rows[column].max()
     return np.asarray(found.loc[order].to_numpy(dtype=float, na_value=np.nan))
 

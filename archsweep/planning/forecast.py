@@ -39,10 +39,15 @@ class Circumstances(NamedTuple):
 
     kinds: tuple[Kind, ...]  # none: a cluster whose devices show only when it runs
     devices: int  # GPUs, or processors where there are none
-    on_gpu: bool
+    gpu_bytes: int | None  # of the smallest GPU; None where trials train on processors
     corpus_tokens: int | None  # of the training split; None until it is tokenized
     price: float | None = None  # of a device for an hour
     is_here: bool = True  # and not another machine, where --measure does not reach
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether trials train on GPUs."""
+        return self.gpu_bytes is not None
 
     @property
     def slots(self) -> int:
@@ -164,7 +169,9 @@ def _least_seconds(plan: Plan, where: Circumstances, left: Sequence[Trial] | Non
 
 def _parts(plan: Plan, where: Circumstances, left: Sequence[Trial] | None) -> Sequence[Trial]:
     trials = plan.trials if left is None else left
-    return split(trials, where.slots, plan.corpus_id) if trials else []
+    if plan.keeps_trials_whole or not trials:
+        return trials
+    return split(trials, where.slots, plan.corpus_id, where.gpu_bytes)
 
 
 def _each(intervals: Sequence[Interval], combine: Callable[[list[float]], float]) -> Interval:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 LOSS_CHUNK = 2**26  # logits of all replicas that the loss holds at once, as training/loss.py does on a GPU
 WHOLE_LOGIT_BYTES = 16  # of a family of one's own, whose head the loss does not know: the logits, their log-softmax, and both gradients
+CUDA_CONTEXT_BYTES = 600_000_000  # what a process holds on a GPU before its first tensor
+SCRATCH_BYTES = 500_000_000  # what torch holds there beside a stack: cuBLAS's workspaces, what an evaluation computes with
 CALIBRATION_FILE = "memory_calibration.json"
 DEFAULT_CALIBRATION = 1.1  # where no device was measured: the allocator's rounding, and what a block's backward pass needs for itself
 
@@ -111,6 +113,12 @@ def largest_micro_batch(
             break
         size = -(-size // 2)
     return size
+
+
+def may_train_on(config: ExperimentConfig, replicas: int, gpu_bytes: int) -> bool:
+    """Whether a GPU holds so many replicas, of which one computes with one window: it then trains them, in pieces."""
+    least = stack_memory_bytes(config, 1, micro_batch=1, waiting=replicas - 1).total
+    return CUDA_CONTEXT_BYTES + SCRATCH_BYTES + round(DEFAULT_CALIBRATION * least) <= gpu_bytes
 
 
 def largest_stack(

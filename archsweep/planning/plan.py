@@ -57,9 +57,14 @@ class Trial(BaseModel):
 
     @property
     def memory_bytes(self) -> int:
-        """The predicted peak on a GPU."""
+        """The predicted peak on a GPU, where it trains whole batches in the largest stacks that gain from it."""
         size = self.config.gpu_stack_size(len(self.replicas))
         return stack_memory_bytes(self.config, size, waiting=len(self.replicas) - size).total
+
+    @property
+    def training_memory_bytes(self) -> int:
+        """The predicted peak on a GPU of training one such model: the architecture's own, however its replicas are trained."""
+        return stack_memory_bytes(self.config, 1).total
 
 
 class Point(BaseModel):
@@ -106,6 +111,11 @@ class Plan(BaseModel):
     def size(self) -> int:
         """The trials that will have run at the end."""
         return max(len(self.trials), self.method.trials) if self.method else len(self.trials)
+
+    @property
+    def keeps_trials_whole(self) -> bool:
+        """Whether something looks at whole trials before their end: then none is trained in parts."""
+        return bool(self.method or self.early_stopping or any(trial.prune_tune for trial in self.trials))
 
     def goes_on(self, recorded: Plan) -> Plan:
         """This search with the points of the recorded one, which asked the same; it may have another number of trials."""

@@ -357,4 +357,4 @@ def _objective(name: str, trial: Trial, result: Result) -> float:
         return result.val_loss
     if name == "decode_latency":
         return 1 / result.decode_tokens_per_second if result.decode_tokens_per_second else float("inf")
-    return float(trial.memory_bytes if name == "memory" else getattr(trial.cost, name))
+    return float(trial.training_memory_bytes if name == "memory" else getattr(trial.cost, name))

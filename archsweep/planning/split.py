@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from typing import TYPE_CHECKING
 
+from archsweep.planning.memory import may_train_on
 from archsweep.planning.plan import longest_first
 
 if TYPE_CHECKING:
@@ -15,11 +16,14 @@ if TYPE_CHECKING:
 WASTE = 0.05  # of the slots' time; every part sets up for itself, so less than this is let be
 
 
-def split(trials: Sequence[Trial], slots: int, corpus_id: str) -> list[Trial]:
-    """`trials` for `slots` that run side by side, the longest first, as few in parts as keep the slots from waiting for the last ones.
+def split(trials: Sequence[Trial], slots: int, corpus_id: str, gpu_bytes: int | None = None) -> list[Trial]:
+    """`trials` for `slots` that run side by side, the longest first, as few in parts as keep the slots from waiting for the last ones; and
+    where they run on GPUs of `gpu_bytes`, as keep each one's replicas within a GPU's memory.
 
     A setting's seeds stay together as long as there are several settings. Where no parts keep them from it, those that end soonest.
     """
+    if gpu_bytes is not None:
+        trials = [part for trial in trials for part in _held(trial, corpus_id, gpu_bytes)]
     parts = best = longest_first(trials)
     shortest = max(sum(trial.work for trial in trials) / slots, *(trial.cost.work for trial in trials))  # no parts are faster than this
     least = _makespan_of(parts, slots)
@@ -31,6 +35,13 @@ def split(trials: Sequence[Trial], slots: int, corpus_id: str) -> list[Trial]:
         if (needed := _makespan_of(parts, slots)) < least:
             best, least = parts, needed
     return best
+
+
+def _held(trial: Trial, corpus_id: str, gpu_bytes: int) -> list[Trial]:
+    """The trial, in as many parts as a GPU needs to hold each; one replica that it does not hold is a part too."""
+    if len(trial.replicas) == 1 or may_train_on(trial.config, len(trial.replicas), gpu_bytes):
+        return [trial]
+    return [part for half in _halves(trial, corpus_id) for part in _held(half, corpus_id, gpu_bytes)]
 
 
 def _makespan_of(trials: Sequence[Trial], slots: int) -> float:

@@ -71,7 +71,7 @@ def circumstances(plan: Plan, machine: Machine, price: float | None) -> Circumst
     nodes = machine.used(config)
     _check_gpus(plan, machine)
     memories = [gpu.memory for node in nodes for gpu in node.gpus]
-    resources.check_some_gpu_holds(plan.trials, memories)
+    resources.check_some_gpu_holds(plan.trials, memories, whole=plan.keeps_trials_whole)
     asked = resources.largest_request(plan.trials, bool(memories), min(memories, default=0))
     have = [{"CPU": node.processors, "GPU": len(node.gpus)} for node in nodes]
     if nodes:
@@ -83,7 +83,7 @@ def circumstances(plan: Plan, machine: Machine, price: float | None) -> Circumst
     return Circumstances(
         kinds=tuple(Kind(name, count, tuple(line for line in known if line.device_name == name)) for name, count in slots.items()),
         devices=sum(min(len(node.gpus) or node.processors, node.processors) for node in nodes),
-        on_gpu=bool(memories),
+        gpu_bytes=min(memories, default=None),
         corpus_tokens=train_tokens(config, machine.cache_dir),
         price=price,
         is_here=machine.address is None,
@@ -95,7 +95,8 @@ def _check_gpus(plan: Plan, machine: Machine) -> None:
     named = [trial.config for trial in plan.trials if trial.config.device.startswith("cuda")]
     if machine.address is None and machine.nodes:
         there = len(machine.nodes[0].gpus)
-        for config in (each for each in named if int(each.device.partition(":")[2] or 0) >= there):
+        missing = [config for config in named if int(config.device.partition(":")[2] or 0) >= there]
+        if missing:
             from archsweep.training.precision import resolve_device
 
-            resolve_device(config)  # torch may see one that the driver's tool does not name
+            resolve_device(missing[0])  # torch may see one that the driver's tool does not name

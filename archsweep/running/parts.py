@@ -21,25 +21,21 @@ if TYPE_CHECKING:
     from archsweep.planning.plan import Plan, Trial
 
 
-def split_for(plan: Plan, trials: list[Trial], folder: Path, slots: int) -> list[Trial]:
-    """The trials for so many slots, large ones in parts, as the folder's plan then says; once one has begun they stay as they are."""
-    if _is_compared_while_it_trains(plan) or any((folder / TRIALS_FOLDER / trial.id).exists() for trial in trials):
+def split_for(plan: Plan, trials: list[Trial], folder: Path, slots: int, gpu_bytes: int | None) -> list[Trial]:
+    """The trials for so many slots, on GPUs of so many bytes where they have any, large ones in parts, as the folder's plan then says; once
+    one has begun they stay as they are."""
+    if plan.keeps_trials_whole or any((folder / TRIALS_FOLDER / trial.id).exists() for trial in trials):
         return trials
-    parts = split(trials, slots, plan.corpus_id)
+    parts = split(trials, slots, plan.corpus_id, gpu_bytes)
     _with_parts(plan, trials, parts, folder)
     return parts
 
 
 def as_others_have_them(plan: Plan, trials: list[Trial], folder: Path) -> tuple[Plan, list[Trial]]:
     """The trials in the parts that other sweeps have finished of them, and the plan with those, as the folder then has it."""
-    if _is_compared_while_it_trains(plan) or trials == (parts := _in_parts(trials, folder, plan.corpus_id)):
+    if plan.keeps_trials_whole or trials == (parts := _in_parts(trials, folder, plan.corpus_id)):
         return plan, trials
     return _with_parts(plan, trials, parts, folder), parts
-
-
-def _is_compared_while_it_trains(plan: Plan) -> bool:
-    """Whether something looks at whole trials before their end."""
-    return bool(plan.method or plan.early_stopping or any(trial.prune_tune for trial in plan.trials))
 
 
 def _with_parts(plan: Plan, trials: list[Trial], parts: list[Trial], folder: Path) -> Plan:

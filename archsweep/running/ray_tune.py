@@ -47,6 +47,11 @@ class Cluster:
         nodes = session.ask_nodes(ray) if any(node.get("GPU", 0) > 0 for node in self._nodes()) else []
         self._gpu_bytes = min((gpu.memory for node in nodes for gpu in node.gpus), default=ASSUMED_GPU_BYTES)
 
+    @property
+    def gpu_bytes(self) -> int | None:
+        """What the smallest GPU of its nodes holds; None where trials train on processors."""
+        return self._gpu_bytes if self._use_gpu else None
+
     def slots(self, trials: Sequence[Trial]) -> int:
         """How many of `trials`, by what the largest of them asks for, run side by side."""
         largest = largest_request(trials, self._use_gpu, self._gpu_bytes)

@@ -5,15 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from archsweep.errors import MachineError
-from archsweep.planning.memory import DEFAULT_CALIBRATION, stack_memory_bytes
+from archsweep.planning.memory import CUDA_CONTEXT_BYTES, DEFAULT_CALIBRATION, SCRATCH_BYTES, stack_memory_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from archsweep.planning.plan import Trial
 
-CUDA_CONTEXT_BYTES = 600_000_000  # what a process holds on a GPU before its first tensor
-SCRATCH_BYTES = 500_000_000  # what torch holds there beside a stack: cuBLAS's workspaces, what an evaluation computes with
 MOST_TRIALS_PER_GPU = 8  # more of them wait for each other's kernels instead of filling gaps
 ASSUMED_GPU_BYTES = 16_000_000_000  # where a GPU does not say how large it is
 
@@ -57,16 +55,22 @@ def check_some_node_holds(resources: Resources, nodes: Sequence[Mapping[str, flo
         )
 
 
-def check_some_gpu_holds(trials: Sequence[Trial], gpus: Sequence[int]) -> None:
-    """Raises MachineError for a model that no GPU (memories in bytes) could train, whatever its batch: nothing is predicted here."""
-    largest = max(trials, key=lambda trial: trial.cost.parameters)
-    memory = stack_memory_bytes(largest.config, 1)
-    needed = memory.weights + memory.gradients + memory.optimizer
-    if gpus and needed > max(gpus):
+def check_some_gpu_holds(trials: Sequence[Trial], gpus: Sequence[int], *, whole: bool = False) -> None:
+    """Raises MachineError for a model that no GPU (memories in bytes) could train, whatever its batch: nothing is predicted here. Where
+    trials stay `whole`, all the replicas of one are there at once."""
+    largest = max(trials, key=lambda trial: _resident(trial, whole))
+    if gpus and (needed := _resident(largest, whole)) > max(gpus):
+        replicas = f"{len(largest.replicas)} replicas, which stay together," if whole and len(largest.replicas) > 1 else "one replica"
         raise MachineError(
-            f"{largest.label} needs {needed / 1e9:.1f} GB of a GPU for its weights, gradients and optimizer alone, and the largest GPU has "
-            f"{max(gpus) / 1e9:.1f} GB. Ask about smaller models, or name a cluster with larger GPUs by --address."
+            f"{largest.label} needs {needed / 1e9:.1f} GB of a GPU for the weights, gradients and optimizer of {replicas} alone, and the "
+            f"largest GPU has {max(gpus) / 1e9:.1f} GB. Ask about smaller models, or name a cluster with larger GPUs by --address."
         )
+
+
+def _resident(trial: Trial, whole: bool) -> int:
+    """Bytes that stay on the device from the first step to the last, in float32."""
+    memory = stack_memory_bytes(trial.config, len(trial.replicas) if whole else 1, precision="fp32")
+    return memory.weights + memory.gradients + memory.optimizer
 
 
 def share(needed: int, gpu_bytes: int) -> float:

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from archsweep.errors import MachineError
 from archsweep.imports import without_collector
-from archsweep.planning.memory import calibration, largest_micro_batch, largest_stack, stack_memory_bytes
+from archsweep.planning.memory import CUDA_CONTEXT_BYTES, SCRATCH_BYTES, calibration, largest_micro_batch, largest_stack, stack_memory_bytes
 from archsweep.records.schema import CHECKPOINT_FOLDER, MODEL_FOLDER, MODELS_FOLDER
-from archsweep.running.resources import CUDA_CONTEXT_BYTES, SCRATCH_BYTES
 from archsweep.running.trackers import replica_name
 from archsweep.training.best import best_replica, best_setting_loss
 
@@ -80,7 +79,10 @@ def train_trial(
     experiment = _experiment(trial, corpus_id, storage, folder, gpu_share, warnings.append)
     precision = precision_used(trial.config, experiment.device)
     constant = {**_circumstances(experiment, precision), "gpu_share": gpu_share, "warnings": warnings}
+    constant["training_memory_bytes"] = trial.training_memory_bytes
     last: dict[str, Any] = {"step": experiment.resumed_at, "tokens": 0, "val_loss": float("inf")}
+    largest = max(len(running.stack) for running in experiment.stacks)  # replicas that are given up later were there at the peak
+    waiting = len(experiment.replicas) - largest
     reported = perf_counter()
     with EnergyMeter(experiment.device) as energy, closing(experiment.training()) as training:
         for rows in training:
@@ -89,7 +91,9 @@ def train_trial(
             reported = perf_counter()
             ends = {}
             if rows is not None:
-                rows = [row | {"predicted_memory_bytes": _predicted(trial, row, precision)} for row in rows]
+                micro = experiment.stacks[0].micro_batch_size
+                peak = stack_memory_bytes(trial.config, largest, precision=precision, micro_batch=micro, waiting=waiting).total
+                rows = [row | {"predicted_memory_bytes": peak} for row in rows]
                 last = {"tokens": rows[0]["tokens"], "val_loss": best_setting_loss(rows)}
                 if all(row["status"] != "running" for row in rows):
                     ends = _keep(experiment, rows, folder, storage.keep_models) | {"device_energy_joules": energy.joules()}
@@ -166,11 +170,6 @@ def _fit(trial: Trial, device: torch.device, gpu_share: float, cache_dir: Path |
     waiting = replicas - stack_size
     first = largest_micro_batch(trial.config, stack_size, room, precision=precision, calibration=measured, waiting=waiting)
     return {"stack_size": stack_size, "micro_batch_size": first, "shrinks": part == 1.0}
-
-
-def _predicted(trial: Trial, row: dict[str, Any], precision: str) -> int:
-    waiting = len(trial.replicas) - row["stack_size"]
-    return stack_memory_bytes(trial.config, row["stack_size"], precision=precision, micro_batch=row["micro_batch"], waiting=waiting).total
 
 
 def _keep(experiment: ArchitectureExperiment, rows: list[dict[str, Any]], folder: Path, keep_models: KeepModels) -> dict[str, Any]:

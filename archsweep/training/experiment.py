@@ -6,6 +6,7 @@ import gc
 import math
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from pydantic import JsonValue
 
-from archsweep.config import BUSY_GPU, EARLIER_PARTS
+from archsweep.config import BUSY_GPU, EARLIER_PARTS, FAMILIES
 from archsweep.errors import ConfigError
 from archsweep.extensions import user_metrics
 from archsweep.training.best import best_replica, loss
@@ -98,10 +99,9 @@ class ArchitectureExperiment:
         self._user_metrics = user_metrics(self.config)
         self._peak_flops = peak_flops(device_name(self.device), precision_used(self.config, self.device))
         reset_peak_memory(self.device)
-        if self.config.gradient_checkpointing and (self._stack_size or 1) > 1:
-            raise ConfigError(
-                f"gradient_checkpointing works on one replica at a time, got stack_size {self._stack_size}. Leave stack_size out."
-            )
+        if self.config.trains_alone and (self._stack_size or 1) > 1:
+            cause = "gradient_checkpointing" if self.config.gradient_checkpointing else "compile=true"
+            raise ConfigError(f"{cause} works on one replica at a time, got stack_size {self._stack_size}. Leave stack_size out.")
         saved = self._open_checkpoints()
         size = self._stack_size or choose_stack_size(self.config, len(self.replicas), self.device)
         stacks = [list(self.replicas[start : start + size]) for start in range(0, len(self.replicas), size)]
@@ -233,6 +233,8 @@ class ArchitectureExperiment:
             while running.step < step:
                 running.train(running.step, min(step, running.step + running.steps_in(HEARTBEAT_SECONDS)))
                 yield
+            if len(self.stacks) > 1:
+                running.stack.forget_recordings()  # the next one needs the memory
         self._step = max(self._step, step)  # what was trained is not trained again
 
     # Rows.
@@ -408,11 +410,18 @@ class StackInTraining:
         self.step, self.seconds, self._seconds_of_last_step = last, self.seconds + seconds, seconds / max(1, last - first)
 
     def evaluate(self, windows: torch.Tensor) -> torch.Tensor:
-        """As the stack's `evaluate`, in micro-batches; on a GPU in larger ones where those would not keep it busy."""
-        window = len(self.stack) * self.config.context_length * self.config.hidden_size
-        least = BUSY_GPU // window if self.stack.device.type == "cuda" else 1
+        """As the stack's `evaluate`, in micro-batches; on a GPU in more windows at once where those leave it idle and there is memory."""
         with matmul_precision(self.config, self.stack.device):
-            return self._fitting(lambda: self.stack.evaluate(windows, max(least, self.micro_batch_size)))
+            if (busy := self._busy_batch()) > self.micro_batch_size:
+                with suppress(torch.OutOfMemoryError):
+                    return self.stack.evaluate(windows, busy)
+            return self._fitting(lambda: self.stack.evaluate(windows, self.micro_batch_size))
+
+    def _busy_batch(self) -> int:
+        """Windows of an evaluation that keep a GPU busy; none on a CPU, nor of a module of one's own, all of whose logits are held."""
+        if self.stack.device.type != "cuda" or self.config.family not in FAMILIES:
+            return 0
+        return BUSY_GPU // (len(self.stack) * self.config.context_length * self.config.hidden_size)
 
     def _take(self, step: int, batch: torch.Tensor) -> None:
         losses = self._fitting(lambda: self._accumulate(step, batch))

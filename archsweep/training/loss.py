@@ -25,7 +25,8 @@ def losses_and_gradients(
     low_head = head.to(dtype)
     head_gradient: Tensor | None = None
     losses, hidden_gradients = [], []
-    for low_hidden, picked in _chunks(hidden, targets, head, dtype):
+    most = GPU_LOSS_CHUNK if hidden.device.type == "cuda" else LOSS_CHUNK
+    for low_hidden, picked in _chunks(hidden, targets, head, dtype, most):
         found, probabilities = _cross_entropy(low_hidden, low_head, picked)
         losses.append(found)
         # d(cross-entropy)/d(logits) = softmax - one-hot; weighted before it loses range to a low precision
@@ -41,13 +42,13 @@ def losses_and_gradients(
 def losses(hidden: Tensor, head: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
     """The (K, N) losses alone."""
     low_head = head.to(dtype)
-    return _join([_cross_entropy(low_hidden, low_head, picked)[0] for low_hidden, picked in _chunks(hidden, targets, head, dtype)])
+    chunks = _chunks(hidden, targets, head, dtype, LOSS_CHUNK)
+    return _join([_cross_entropy(low_hidden, low_head, picked)[0] for low_hidden, picked in chunks])
 
 
-def _chunks(hidden: Tensor, targets: Tensor, head: Tensor, dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor]]:
-    """A chunk's hidden states in `dtype` (K, n, D), and its targets (K, n, 1)."""
+def _chunks(hidden: Tensor, targets: Tensor, head: Tensor, dtype: torch.dtype, most: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """A chunk's hidden states in `dtype` (K, n, D), and its targets (K, n, 1); `most` logits at once."""
     replicas, vocabulary, _ = head.shape
-    most = GPU_LOSS_CHUNK if hidden.device.type == "cuda" else LOSS_CHUNK
     size = max(1, most // (replicas * vocabulary))
     for part, picked in zip(torch.split(hidden, size, dim=1), torch.split(targets, size, dim=1), strict=True):
         yield part.to(dtype), picked[..., None]

@@ -51,7 +51,8 @@ def uses_tf32(config: ExperimentConfig, device: torch.device) -> bool:
 
 @contextmanager
 def matmul_precision(config: ExperimentConfig, device: torch.device) -> Iterator[None]:
-    """TF32 as the config has it, for the length of the block; the process's own setting comes back after it."""
+    """TF32 as the config has it, for the length of the block; after it the process's own setting comes back, or, where torch does not tell
+    that, torch's default."""
     try:
         before = torch.get_float32_matmul_precision()
     except RuntimeError:  # torch does not say once a program has used its newer settings too, as transformers' Trainer does

@@ -35,7 +35,8 @@ def probe(work: Sequence[tuple[ExperimentConfig, Sequence[Replica]]], cache_dir:
 
 
 def _probe(config: ExperimentConfig, replicas: Sequence[Replica], cache_dir: Path | None) -> Probe:
-    """The first stack's median over half-second pieces; its first step, which compiles and fills caches, is not counted."""
+    """The first stack's median over half-second pieces; its first two steps, which compile, fill caches and record, are not
+    counted."""
     import torch
 
     from archsweep.training.allocator import keep_freed_memory
@@ -47,7 +48,7 @@ def _probe(config: ExperimentConfig, replicas: Sequence[Replica], cache_dir: Pat
     experiment = ArchitectureExperiment(config, replicas, cache_dir=cache_dir)
     experiment.setup()
     stack = experiment.stacks[0]
-    stack.train(0, 1)
+    stack.train(0, min(2, experiment.total_steps))
     rates: list[float] = []
     spent = 0.0
     while spent < MEASURED_SECONDS:

@@ -146,8 +146,10 @@ class ReplicaStack:
         return forward
 
     def _may_be_recorded(self, config: ExperimentConfig) -> bool:
-        """A module of one's own may decide by values; checkpointing computes in the backward pass."""
-        return self._head is not None and not config.gradient_checkpointing
+        """A module of one's own may decide by values, as rotary frequencies that change with the length do, which an override of several
+        parts asks for; checkpointing computes in the backward pass; and compile=false has steps run as they are written."""
+        plain = not any(isinstance(value, dict) for value in config.model_overrides.values())
+        return self._head is not None and plain and not config.gradient_checkpointing and config.compile is not False
 
     def _run(self, forward: Callable[..., Tensor], windows: Tensor) -> tuple[Tensor, Tensor]:
         """(K, B, T + 1) tokens -> ((K, B * T, D or V) outputs, (K, B * T) targets)."""
@@ -159,7 +161,7 @@ class ReplicaStack:
         losses take the place of `gradients`, or with `add` are added to them."""
         scale = torch.ones(len(self), device=self.device) if scale is None else scale
         compute = partial(self._compute_gradients, share=share, add=add)
-        if self._replays is None or windows[..., 1:].numel() * self.model.config.hidden_size > LARGEST_REPLAY:
+        if self._replays is None or windows[..., 1:].numel() * self.model.config.hidden_size > LARGEST_REPLAY:  # (K, B, T) times D
             return compute(windows, scale)
         return self._replays((windows.shape, share, add), compute, windows, scale)
 
@@ -232,7 +234,7 @@ def choose_stack_size(config: ExperimentConfig, replicas: int, device: torch.dev
     """
     if device.type == "cuda" or config.trains_alone:
         return config.gpu_stack_size(replicas)
-    if config.batch_size * config.context_length * config.hidden_size > SMALL_OPERATION:
+    if config.layer_elements > SMALL_OPERATION:
         return 1
     stacks = -(-replicas // LARGEST_CPU_STACK)
     return -(-replicas // stacks)  # of equal size

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import weakref
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -50,32 +50,26 @@ class Replays:
 
     The kernels of a small model take less time than it takes Python to start them. They are the same in the same order, to the same bits;
     dropout draws anew in every replay. The computation must wait for nothing on the device and decide nothing by its tensors' values. What
-    it computes with besides its inputs stays where it is, and so does the memory that it needs: all recordings of a process share it, for
-    they never run at once.
+    it computes with besides its inputs stays where it is, and so does the memory that it needs, which all kinds share: they never run at
+    once.
     """
 
     def __init__(self) -> None:
         self._called: set[Hashable] = set()
         self._graphs: dict[Hashable, _Graph] = {}
-        self.works = True  # until CUDA refuses to record, as it does what waits for the device
 
     def __call__(self, kind: Hashable, compute: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         """What `compute` returns for these inputs; calls of one `kind` differ in the values of their inputs alone."""
-        if kind not in self._called or not self.works:
+        if kind not in self._called:
             self._called.add(kind)
             return compute(*inputs)  # the first call loads kernels, which no recording may
         if kind not in self._graphs:
-            try:
-                self._graphs[kind] = _Graph(compute, inputs)
-            except torch.OutOfMemoryError:
-                raise
-            except RuntimeError:
-                self.works = False
-                return compute(*inputs)
+            pool = next((graph.pool for graph in self._graphs.values()), None)
+            self._graphs[kind] = _Graph(compute, inputs, pool)
         return self._graphs[kind](inputs)
 
     def forget(self) -> None:
-        """Give the recordings up, and the memory that they hold."""
+        """Give the recordings up, and the memory that they hold; later calls record anew."""
         self._called.clear()
         self._graphs.clear()
 
@@ -83,16 +77,13 @@ class Replays:
 class _Graph:
     """One recorded call."""
 
-    def __init__(self, compute: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> None:
+    def __init__(self, compute: Callable[..., Tensor], inputs: tuple[Tensor, ...], pool: Any) -> None:
         self._inputs = [given.clone() for given in inputs]
-        self._device = inputs[0].device
         self._graph = torch.cuda.CUDAGraph()
-        neighbour = next((graph for graph in _ALIVE if graph._device == self._device), None)
-        self._stream: Any = neighbour._stream if neighbour else torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        pool = neighbour._graph.pool() if neighbour else None
-        with torch.cuda.device(self._device), torch.cuda.graph(self._graph, pool, self._stream):
+        device = inputs[0].device
+        with torch.cuda.device(device), torch.cuda.graph(self._graph, pool, _stream(device)):
             self._output = compute(*self._inputs)
-        _ALIVE.add(self)
+        self.pool = self._graph.pool()
 
     def __call__(self, inputs: tuple[Tensor, ...]) -> Tensor:
         for own, given in zip(self._inputs, inputs, strict=True):
@@ -101,4 +92,7 @@ class _Graph:
         return self._output.clone()  # the next replay writes over it
 
 
-_ALIVE: weakref.WeakSet[_Graph] = weakref.WeakSet()
+@cache
+def _stream(device: torch.device) -> Any:
+    """The stream on which this process records for a GPU: cuBLAS keeps a workspace for each that it has ever seen."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

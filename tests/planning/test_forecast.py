@@ -32,7 +32,7 @@ def plan(layers: tuple[int, ...] = (1, 2), **changes: Any) -> Plan:
 
 def where(known: Sequence[throughput.Measured] = (), slots: int = 2, **changes: Any) -> Circumstances:
     kinds = (Kind("a processor", slots, known if isinstance(known, tuple) else tuple(known)),)
-    facts: dict[str, Any] = {"kinds": kinds, "devices": 2, "on_gpu": False, "corpus_tokens": None}
+    facts: dict[str, Any] = {"kinds": kinds, "devices": 2, "gpu_bytes": None, "corpus_tokens": None}
     return Circumstances(**(facts | changes))
 
 
@@ -137,7 +137,7 @@ def test_what_was_measured_alone_on_a_gpu_may_take_as_long_as_the_gpu_has_sharer
     made = plan(layers=(1,), repeat=1)
     by_trials = measured(made, l1=1e-4)
     alone = [line.model_copy(update={"by": "measurement"}) for line in by_trials]
-    shared, unknown = (forecast(made, where(known, slots=4, devices=1, on_gpu=True)).seconds for known in (by_trials, alone))
+    shared, unknown = (forecast(made, where(known, slots=4, devices=1, gpu_bytes=24 * 10**9)).seconds for known in (by_trials, alone))
     assert shared is not None
     assert unknown is not None
     assert (unknown.low, unknown.expected, unknown.high) == pytest.approx((shared.low, 2 * shared.expected, 4 * shared.high))
@@ -179,7 +179,7 @@ def test_only_a_large_sweep_is_asked_about() -> None:
 def test_what_was_not_measured_is_asked_about_where_the_fastest_device_would_take_long() -> None:
     # The published GPT-2 at Chinchilla's 20 tokens per parameter: 6 N D = 6 * 124e6 * 2.5e9 = 1.9e18 FLOPs, and as much again per seed.
     made = plan(layers=(12,), base=GPT2.copy(num_layers=12), repeat=2)
-    on_processors, on_gpus = forecast(made, where()), forecast(made, where(on_gpu=True))
+    on_processors, on_gpus = forecast(made, where()), forecast(made, where(gpu_bytes=24 * 10**9))
     assert on_processors.seconds is None
     assert is_large(on_processors)
     assert 1.5e18 * 2 / (2 * 1e12) < on_processors.least_seconds < 3e18 * 2 / (2 * 1e11)

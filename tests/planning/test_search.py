@@ -13,6 +13,7 @@ import pytest
 
 from archsweep.config import ExperimentConfig
 from archsweep.errors import SpaceError
+from archsweep.planning.memory import stack_memory_bytes
 from archsweep.planning.plan import Plan, Trial, make_plan
 from archsweep.planning.search import FIRST, Result, Search
 from archsweep.space import ASHA, Choice, IntRange, LogUniform, Optuna, Space, Uniform, When
@@ -262,8 +263,8 @@ def test_objectives_are_the_trials_own_numbers(tmp_path: Path) -> None:
     search = Search(made, journal=tmp_path / "journal")
     trial = made.trials[0]
     search.tell(trial, Result("finished", 2.5, decode_tokens_per_second=200.0))
-    cost = trial.cost
-    expected = [2.5, cost.parameters, cost.non_embedding_parameters, cost.flops, 0.005, trial.memory_bytes]
+    cost, memory = trial.cost, stack_memory_bytes(trial.config, 1).total  # of one model, however its replicas are trained
+    expected = [2.5, cost.parameters, cost.non_embedding_parameters, cost.flops, 0.005, memory]
     assert watched(tmp_path / "journal")[0][1] == pytest.approx(expected)
 
 

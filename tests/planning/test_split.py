@@ -48,6 +48,19 @@ def test_one_setting_is_split_by_its_seeds() -> None:
     assert [[replica.seed for replica in part.replicas] for part in split([whole], 2, "corpus")] == [[0, 1], [2, 3]]
 
 
+def test_what_one_gpu_does_not_hold_becomes_parts_that_it_does() -> None:
+    """GPT-2's 124,439,808 parameters, of 16 bytes each in training: 12 replicas are 23.9 GB before the first window is read."""
+    gpt2 = ExperimentConfig(num_layers=12, num_heads=12, hidden_size=768, context_length=1024, vocab_size=50_257, tokenizer="hf:gpt2")
+    space = Space(base=gpt2, compare={"num_layers": Choice(12)}, tune={"learning_rate": Choice(3e-4, 6e-4)}, repeat=6)
+    (whole,) = make_plan("sweep", "Why?", space, "corpus").trials
+    assert split([whole], 1, "corpus", 80 * 10**9) == [whole]
+    parts = split([whole], 1, "corpus", 24 * 10**9)
+    assert [{replica.learning_rate for replica in part.replicas} for part in parts] == [{3e-4}, {6e-4}]
+    assert [len(part.replicas) for part in parts] == [6, 6]
+    singles = split([whole], 1, "corpus", 2 * 10**9)  # holds none of them: a part of one replica says so itself
+    assert [len(part.replicas) for part in singles] == [1] * 12
+
+
 @given(
     layers=st.sets(st.integers(1, 6), min_size=1, max_size=5), rates=st.integers(1, 4), repeat=st.integers(1, 3), slots=st.integers(1, 12)
 )

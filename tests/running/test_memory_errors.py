@@ -101,7 +101,8 @@ def sweep(tmp_path: Path, config: ExperimentConfig, model: str, layers: Choice) 
     script = "from pathlib import Path; from rich.console import Console; from archsweep import pipeline; "
     script += "from archsweep.planning.plan import Plan; "
     script += "pipeline.run(Plan.load('plan.json'), Path('results/hungry'), pipeline.Machine(num_cpus=2, num_gpus=1), Console(width=300))"
-    environment = os.environ | {"PYTHONPATH": f"{REPOSITORY}:{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    # Ray takes a GPU for one that is there, logical or not, only where CUDA would.
+    environment = os.environ | {"PYTHONPATH": f"{REPOSITORY}:{tmp_path}:{os.environ.get('PYTHONPATH', '')}", "CUDA_VISIBLE_DEVICES": "0"}
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     attempts = {}
@@ -166,6 +167,17 @@ def test_a_trial_is_held_to_its_share_of_the_gpu_that_it_trains_on(
         fit = worker._fit(trial, torch.device(device), share, tmp_path)
         assert fit == {"stack_size": 4, "micro_batch_size": 4, "shrinks": share == 1.0}
     assert held == [((2.5e9 - CUDA_CONTEXT_BYTES) / 1e10, index), ((1e10 - CUDA_CONTEXT_BYTES) / 1e10, index)]
+
+
+def test_rows_say_what_the_trial_with_all_its_replicas_was_predicted_to_take(tiny_plan: Plan, tmp_path: Path) -> None:
+    """With checkpointing each of the four replicas trains alone, and the three others wait with their weights, gradients and moments."""
+    trial = tiny_plan.trials[0]
+    trial = trial.model_copy(update={"config": trial.config.copy(gradient_checkpointing=True)})
+    alone = stack_memory_bytes(trial.config, 1).total
+    storage = worker.Storage(tmp_path, checkpoint_seconds=60.0, keep_models="none")
+    last = list(worker.train_trial(trial, prepare(trial.config, tmp_path).id, storage, 1, tmp_path / trial.id))[-1]
+    assert {row["predicted_memory_bytes"] for row in last["rows"]} == {alone + 3 * 16 * trial.cost.parameters}
+    assert last["training_memory_bytes"] == alone
 
 
 @pytest.fixture

@@ -75,8 +75,10 @@ def seen(tiny_plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> tuple[Wat
     import ray  # noqa: F401  # as a user's own process may have, before anything says that this Ray is to be closed
 
     recorder = Recorder(Place(tmp_path_factory.mktemp("sweep")), watch, Trackers({}, print))  # type: ignore[arg-type]
-    with ray_tune.started(num_cpus=1, num_gpus=1) as cluster:
-        (frame,) = cluster.run(tiny_plan.trials, ids, recorder, threading.Event(), Storage(None, 60.0, "best"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUDA_VISIBLE_DEVICES", "0")  # Ray takes a GPU for one that is there, logical or not, only where CUDA would
+        with ray_tune.started(num_cpus=1, num_gpus=1) as cluster:
+            (frame,) = cluster.run(tiny_plan.trials, ids, recorder, threading.Event(), Storage(None, 60.0, "best"))
     return watch, frame
 
 

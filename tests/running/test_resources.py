@@ -73,8 +73,17 @@ def test_a_model_whose_weights_no_gpu_could_hold_is_refused(tiny_plan: Plan) -> 
     needed = bytes_each * max(trial.cost.parameters for trial in tiny_plan.trials)
     check_some_gpu_holds(tiny_plan.trials, [1, needed])
     check_some_gpu_holds(tiny_plan.trials, [])  # trained on processors
-    with pytest.raises(MachineError, match=r"num_layers=2 needs .* GB of a GPU for its weights, gradients and optimizer alone"):
+    with pytest.raises(MachineError, match=r"num_layers=2 needs .* GB of a GPU for the weights, .* of one replica alone"):
         check_some_gpu_holds(tiny_plan.trials, [1, needed - 1])
+
+
+def test_trials_that_stay_whole_are_refused_by_all_their_replicas(tiny_plan: Plan) -> None:
+    replicas = len(tiny_plan.trials[0].replicas)
+    needed = replicas * 16 * max(trial.cost.parameters for trial in tiny_plan.trials)
+    check_some_gpu_holds(tiny_plan.trials, [needed], whole=True)
+    check_some_gpu_holds(tiny_plan.trials, [needed - 1])  # in parts
+    with pytest.raises(MachineError, match=rf"of {replicas} replicas, which stay together, alone"):
+        check_some_gpu_holds(tiny_plan.trials, [needed - 1], whole=True)
 
 
 def test_a_gpu_that_this_machine_lacks_is_refused_beside_one_that_it_has(tiny_plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:

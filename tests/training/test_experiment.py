@@ -200,6 +200,35 @@ def test_where_memory_runs_out_the_micro_batch_gets_smaller_and_the_curve_stays(
         train(small.copy(micro_batch_size=4), REPLICAS)
 
 
+@pytest.mark.parametrize(("family", "runs_out", "expected"), [("gpt2", False, [512]), ("gpt2", True, [512, 8]), ("own", False, [8])])
+def test_a_gpu_evaluates_more_windows_at_once_while_there_is_memory(
+    small: ExperimentConfig, corpora: Path, monkeypatch: pytest.MonkeyPatch, family: str, runs_out: bool, expected: list[int]
+) -> None:
+    """Of the GPU only its name is there: 2^21 elements are 512 windows of 16 tokens and 256 numbers each."""
+    config = small.copy(hidden_size=256, batch_size=8, max_tokens=8 * 16, allow_tf32=False)
+    experiment = ArchitectureExperiment(config, REPLICAS[:1], cache_dir=corpora)
+    experiment.setup()
+    (running,) = experiment.stacks
+    found: list[int] = []
+
+    def evaluate(windows: torch.Tensor, batch_size: int) -> torch.Tensor:
+        found.append(batch_size)
+        if runs_out and batch_size > 8:
+            raise torch.OutOfMemoryError("injected")
+        return windows
+
+    monkeypatch.setattr(running.stack, "evaluate", evaluate)
+    monkeypatch.setattr(running.stack, "device", torch.device("cuda"))
+    if family == "own":
+        running.config = config.model_copy(update={"family": "module:build"})
+    running.evaluate(experiment._windows)
+    assert found == expected
+    found.clear()
+    monkeypatch.setattr(running.stack, "device", torch.device("cpu"))
+    running.evaluate(experiment._windows)
+    assert found == [8]
+
+
 class Held:
     """Something large, in a cycle with itself, as what a recording leaves."""
 

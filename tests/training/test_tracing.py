@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from typing import Any
 
 import pytest
@@ -87,18 +86,7 @@ def test_a_gpu_replays_a_step_to_the_bit(
     for one, other in zip(losses_and_gradients(found), losses_and_gradients(expected), strict=True):
         assert torch.equal(one, other)
     assert found._replays is not None
-    assert found._replays.works
     assert len(found._replays._graphs) == 2
-
-
-@pytest.mark.gpu
-@NEEDS_A_GPU
-def test_what_a_gpu_cannot_record_is_computed_as_it_is() -> None:
-    replays = Replays()
-    for number in range(4):
-        given = torch.full((3,), float(number), device="cuda")
-        assert replays("waits", lambda given: given * given.sum().item(), given).tolist() == [3.0 * number * number] * 3
-    assert not replays.works
 
 
 @pytest.mark.gpu
@@ -111,13 +99,28 @@ def test_recordings_share_their_memory_and_give_it_back() -> None:
     def in_between(given: torch.Tensor) -> torch.Tensor:
         return (given.expand(64 * 2**20) + 0).mean()  # 256 MiB, for as long as it computes
 
-    before = used()
-    first, second = Replays(), Replays()
-    for replays in (first, second):
-        for number in range(3):
-            assert replays("one", in_between, torch.tensor(float(number), device="cuda")).item() == number
+    before, replays = used(), Replays()
+    for number in range(5):
+        for kind in ("one", "another"):
+            assert replays(kind, in_between, torch.tensor(float(number), device="cuda")).item() == number
     assert 256 * 2**20 <= used() - before < 400 * 2**20
-    first.forget()
-    second.forget()
-    gc.collect()
+    replays.forget()
     assert used() - before < 100 * 2**20
+    assert replays("one", in_between, torch.tensor(7.0, device="cuda")).item() == 7
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"gradient_checkpointing": True},
+        {"compile": False},
+        {"family": "llama", "model_overrides": {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}},
+    ],
+    ids=["checkpointing", "compile=false", "frequencies by length"],
+)
+def test_what_may_compute_otherwise_each_time_is_not_recorded(
+    small: ExperimentConfig, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(Traced, "_record", lambda *given: pytest.fail("recorded"))
+    config = small.copy(max_tokens=500 * small.tokens_per_step, **changes)
+    ReplicaStack(config, REPLICAS[:1], CPU).compute_gradients(torch.randint(300, (1, 4, 17)))
