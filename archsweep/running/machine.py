@@ -71,7 +71,8 @@ def circumstances(plan: Plan, machine: Machine, price: float | None) -> Circumst
     nodes = machine.used(config)
     _check_gpus(plan, machine)
     memories = [gpu.memory for node in nodes for gpu in node.gpus]
-    resources.check_some_gpu_holds(plan.trials, memories, whole=plan.keeps_trials_whole)
+    in_parts = not (plan.keeps_trials_whole or machine.serial or machine.runner)
+    resources.check_some_gpu_holds(plan.trials, memories, whole=not in_parts)
     asked = resources.largest_request(plan.trials, bool(memories), min(memories, default=0))
     have = [{"CPU": node.processors, "GPU": len(node.gpus)} for node in nodes]
     if nodes:

@@ -86,8 +86,11 @@ def build(config):
 """
 
 
-def sweep(tmp_path: Path, config: ExperimentConfig, model: str, layers: Choice) -> tuple[pd.DataFrame, dict[int, list[str]], str]:
-    """The rows by their layers, why each one's earlier attempts failed, and what was printed, of a sweep over `layers` on one GPU."""
+def sweep(
+    tmp_path: Path, config: ExperimentConfig, model: str, layers: Choice, most: int
+) -> tuple[pd.DataFrame, dict[int, list[str]], str]:
+    """The rows by their layers, why each one's earlier attempts failed, and what was printed, of a sweep over `layers` on one GPU, of which
+    a trial first asks for 1/`most`."""
     (tmp_path / "hungry.py").write_text(model)
     config = config.copy(family="hungry:build")
     sys.path.insert(0, str(tmp_path))
@@ -99,6 +102,7 @@ def sweep(tmp_path: Path, config: ExperimentConfig, model: str, layers: Choice) 
         sys.modules.pop("hungry", None)
     plan.save(tmp_path / "plan.json")
     script = "from pathlib import Path; from rich.console import Console; from archsweep import pipeline; "
+    script += f"from archsweep.running import resources; resources.MOST_TRIALS_PER_GPU = {most}; "
     script += "from archsweep.planning.plan import Plan; "
     script += "pipeline.run(Plan.load('plan.json'), Path('results/hungry'), pipeline.Machine(num_cpus=2, num_gpus=1), Console(width=300))"
     # Ray takes a GPU for one that is there, logical or not, only where CUDA would.
@@ -118,14 +122,14 @@ def sweep(tmp_path: Path, config: ExperimentConfig, model: str, layers: Choice) 
 def test_a_trial_that_runs_out_of_memory_gets_more_of_the_gpu_then_smaller_pieces_then_fails_with_the_reason(
     tiny_config: ExperimentConfig, tmp_path: Path
 ) -> None:
-    rows, attempts, printed = sweep(tmp_path, tiny_config, HUNGRY, Choice(1, 2))
-    # Batches of 4 windows begin on an eighth of the GPU. With four units' need for each, all of it holds pieces of 2; with sixteen none.
+    rows, attempts, printed = sweep(tmp_path, tiny_config, HUNGRY, Choice(1, 2), most=2)
+    # Batches of 4 windows begin on half of the GPU. With four units' need for each, all of it holds pieces of 2; with sixteen none.
     assert (rows.status[1], rows.gpu_share[1], rows.micro_batch[1]) == ("finished", 1.0, 2)
     assert rows.status[2] == "failed"
     assert "1 windows do not fit 1.0 of the device" in rows.reason[2]
     for reasons in attempts.values():
-        assert [reason.split("fit ")[1] for reason in reasons[:2]] == ["0.125 of the device", "0.25 of the device"]
-    assert "again with 0.25 of a GPU instead of 0.125" in printed
+        assert [reason.split("fit ")[1] for reason in reasons[:1]] == ["0.5 of the device"]
+    assert "again with 1 of a GPU instead of 0.5" in printed
 
 
 @pytest.mark.gpu
@@ -134,7 +138,7 @@ def test_a_trial_that_runs_out_of_memory_gets_more_of_the_gpu_then_smaller_piece
 def test_a_gpu_that_runs_out_of_memory_is_asked_for_more_then_for_smaller_pieces_then_given_up(
     tiny_config: ExperimentConfig, tmp_path: Path
 ) -> None:
-    rows, attempts, printed = sweep(tmp_path, tiny_config, HUNGRY_ON_A_GPU, Choice(1, 2, 3))
+    rows, attempts, printed = sweep(tmp_path, tiny_config, HUNGRY_ON_A_GPU, Choice(1, 2, 3), most=8)
     assert (rows.status[1], rows.gpu_share[1], rows.micro_batch[1]) == ("finished", 0.25, 4), attempts
     assert (rows.status[2], rows.gpu_share[2], rows.micro_batch[2]) == ("finished", 1.0, 2)
     assert rows.status[3] == "failed"

@@ -26,10 +26,10 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def home() -> Iterator[Path]:
-    """Where every cluster of these tests has its nodes' disks: a trial's name has the path of its text in it."""
-    with TemporaryDirectory(prefix="asn") as folder:
-        yield Path(folder)
+def machines() -> Iterator[list[nodes.Node]]:
+    """The head and a worker."""
+    with TemporaryDirectory(prefix="asn") as folder, nodes.cluster(Path(folder), 2) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -38,22 +38,29 @@ def expected() -> Records:
     return {}
 
 
-@pytest.mark.parametrize("fault", cluster.FAULTS, ids=lambda fault: fault.__name__)
-def test_a_sweep_on_nodes_that_share_nothing_loses_nothing(fault: Callable[..., Any], home: Path, expected: Records) -> None:
-    for disk in home.iterdir():
-        shutil.rmtree(disk)
-    with nodes.cluster(home, 2) as (head, worker):
-        sweep, _ = fault(head, worker)
-        expected |= {} if expected else cluster.undisturbed(sweep)
-        assert sweep.records() == expected
-        trials = archsweep.load(sweep.folder)
-        assert set(trials["status"]) == {"finished"}
-        for trial in set(trials["trial_id"]):
-            assert (sweep.folder / "trials" / trial / "model" / "model.safetensors").is_file()
-            assert not (sweep.folder / "trials" / trial / "checkpoint").exists()
-        own, theirs = (corpora(node) for node in (head, worker))
-        assert theirs == own
-        assert own
+# In this order: the link comes back by itself, a lost head has all that runs started again, and a lost worker is the last.
+@pytest.mark.parametrize("fault", [cluster.link_cut, cluster.head_lost, cluster.worker_lost], ids=lambda fault: fault.__name__)
+def test_a_sweep_on_nodes_that_share_nothing_loses_nothing(
+    fault: Callable[..., Any], machines: list[nodes.Node], expected: Records
+) -> None:
+    for node in machines:
+        for left in (node.home / "sweep", node.home / ".cache"):
+            shutil.rmtree(left, ignore_errors=True)
+    sweep, _ = fault(*machines)
+    expected |= {} if expected else cluster.undisturbed(sweep)
+    assert sweep.records() == expected
+    trials = archsweep.load(sweep.folder)
+    assert set(trials["status"]) == {"finished"}
+    for trial in set(trials["trial_id"]):
+        assert (sweep.folder / "trials" / trial / "model" / "model.safetensors").is_file()
+        assert not (sweep.folder / "trials" / trial / "checkpoint").exists()
+    own, theirs = (corpora(node) for node in machines)
+    assert theirs == own
+    assert own
+
+
+def test_no_fault_is_left_out() -> None:
+    assert {cluster.link_cut, cluster.head_lost, cluster.worker_lost} == set(cluster.FAULTS)
 
 
 def corpora(node: nodes.Node) -> dict[str, bytes]:
