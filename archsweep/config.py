@@ -426,12 +426,19 @@ _CONSTANTS: dict[str, dict[str, Any]] = {
 }
 
 
+_AUTO = ("literal['auto']",)  # where pydantic puts that a value is not "auto", for a field that may be
+
+
 def _explain(error: ValidationError, fields: dict[str, Any]) -> str:
     """All faults of a config, a line each: the rule, the value and the way out."""
     lines = []
-    for fault in error.errors(include_url=False):
+    faults = error.errors(include_url=False)
+    or_auto = {fault["loc"][0] for fault in faults if fault["loc"][1:] == _AUTO}  # faulty in two ways, of which one is enough to tell
+    for fault in (each for each in faults if each["loc"][1:] != _AUTO):
         name = ".".join(str(part) for part in fault["loc"])
         message = fault["msg"].removeprefix("Value error, ")
+        if fault["loc"] and fault["loc"][0] in or_auto:
+            name, message = str(fault["loc"][0]), f"{message}, or 'auto'"
         if fault["type"] == "extra_forbidden":
             lines.append(f"{name} is not a field of ExperimentConfig: {nearest(name, ExperimentConfig.model_fields)}")
         elif name:

@@ -172,6 +172,8 @@ def test_neither_name_nor_device_nor_micro_batch_is_part_of_the_content(name: st
     ("field", "value", "message"),
     [
         ("micro_batch_size", 0, "must be auto or at least 1, got 0"),
+        ("micro_batch_size", "x", r": 1 fault in the config\n  - micro_batch_size: .* integer, or 'auto', got 'x'\.$"),
+        ("compile", "maybe", r": 1 fault in the config\n  - compile: .* boolean, .* or 'auto', got 'maybe'\.$"),
         ("micro_batch_size", 17, "must be at most batch_size, 16, got 17"),
         ("num_kv_heads", 3, "num_kv_heads must divide num_heads = 4, got 3. Use one of "),
         ("num_kv_heads", 2, "num_kv_heads must be num_heads in the family gpt2, got 2"),
