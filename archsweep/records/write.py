@@ -36,6 +36,7 @@ class Outcome(BaseModel):
     corpus_id: str | None = None
     corpus_tokens: int | None = None
     reused_from: str | None = None
+    training_memory_bytes: int | None = None
     gpu_share: float | None = None
     device_energy_joules: float | None = None
     prefill_tokens_per_second: float | None = None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from archsweep.config import ExperimentConfig
 from archsweep.records import write
+from archsweep.records.schema import OUTCOME
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,6 +19,11 @@ def lines(folder: Path) -> list[str]:
 
 def row(step: int, seed: int = 0) -> dict[str, float]:
     return {"seed": seed, "learning_rate": 1e-3, "weight_decay": 0.1, "step": step}
+
+
+def test_an_outcome_holds_every_column_that_is_a_trials_own() -> None:
+    asked_otherwise = {"stopped_step", "warnings"}  # beside the columns
+    assert {column.name for column in OUTCOME} == set(write.Outcome.model_fields) - asked_otherwise
 
 
 def test_rows_are_appended_a_line_each(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import optuna
 import pytest
 from rich.console import Console
 
@@ -43,11 +44,24 @@ def search(config: ExperimentConfig, trials: int = 12, **more: Any) -> Plan:
     return make_plan("search", "Which?", Space(config, compare, repeat=1, method=Optuna(trials), **more), "corpus")
 
 
-def states(folder: Path) -> list[str]:
-    import optuna
-
+def watched(folder: Path) -> list[optuna.trial.FrozenTrial]:
+    """The search's points, as optuna's own tools see them."""
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder / "optuna.journal")))
-    return [trial.state.name for trial in optuna.load_study(study_name="search", storage=storage).trials]
+    return optuna.load_study(study_name="search", storage=storage).trials
+
+
+def states(folder: Path) -> list[str]:
+    return [trial.state.name for trial in watched(folder)]
+
+
+def test_a_search_by_memory_is_told_what_the_records_say(tiny_config: ExperimentConfig, folder: Path) -> None:
+    compare = {"num_layers": IntRange(1, 2), "ffn_size": IntRange(16, 64, 8)}
+    space = Space(tiny_config, compare, repeat=2, method=Optuna(4, objectives=("val_loss", "memory")))
+    run(make_plan("search", "Which?", space, "corpus"), folder)
+    rows = load(folder)
+    told = {trial.values[1] for trial in watched(folder)}
+    assert told == set(rows.training_memory_bytes.astype(float))
+    assert len(told) == rows.variant.nunique() > 1
 
 
 @pytest.fixture
