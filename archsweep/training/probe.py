@@ -35,17 +35,19 @@ def probe(work: Sequence[tuple[ExperimentConfig, Sequence[Replica]]], cache_dir:
 
 
 def _probe(config: ExperimentConfig, replicas: Sequence[Replica], cache_dir: Path | None) -> Probe:
-    """The first stack's median over half-second pieces; its first two steps, which compile, fill caches and record, are not
-    counted."""
+    """The first stack's median over half-second pieces, the only one that is there; its first two steps, which compile, fill caches and
+    record, are not counted."""
     import torch
 
     from archsweep.training.allocator import keep_freed_memory
     from archsweep.training.experiment import HEARTBEAT_SECONDS, ArchitectureExperiment
-    from archsweep.training.precision import device_name, precision_used
+    from archsweep.training.precision import device_name, precision_used, resolve_device
+    from archsweep.training.replicas import choose_stack_size
 
     torch.set_num_threads(1)  # as a trial, which is granted one processor
     keep_freed_memory()
-    experiment = ArchitectureExperiment(config, replicas, cache_dir=cache_dir)
+    size = choose_stack_size(config, len(replicas), resolve_device(config))
+    experiment = ArchitectureExperiment(config, replicas[:size], cache_dir=cache_dir)
     experiment.setup()
     stack = experiment.stacks[0]
     stack.train(0, min(2, experiment.total_steps))
