@@ -271,9 +271,10 @@ def _train(
         watched(trials, train)
     else:
         with ray_tune.started(machine.num_cpus, machine.num_gpus, machine.address) as cluster:
-            pieces = split_for(plan, trials, folder, cluster.slots(trials or plan.trials), cluster.gpu_bytes)
+            gpu_bytes = cluster.gpu_bytes if any(trial.config.device != "cpu" for trial in trials) else None
+            pieces = split_for(plan, trials, folder, cluster.slots(trials or plan.trials), gpu_bytes)
             if len(pieces) > len(trials):
-                devices = "processors are" if cluster.gpu_bytes is None else "GPUs hold them and are"
+                devices = "processors are" if gpu_bytes is None else "GPUs hold them and are"
                 progress.say(f"{len(trials)} trials run as {len(pieces)}, so that all {devices} busy to the end")
             watched(pieces, cluster.run)
     if search and search.exhausted:

@@ -65,7 +65,6 @@ def measure(config: ExperimentConfig, replicas: int, cache_dir: Path | None = No
         max_tokens=STEPS * config.batch_size * config.context_length,
         eval_tokens=config.context_length,
         micro_batch_size=config.batch_size,
-        compile=False,
     )
     seeds = [config.replica.model_copy(update={"seed": seed}) for seed in range(replicas)]
     device = torch.device("cuda")

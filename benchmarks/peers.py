@@ -48,8 +48,10 @@ def main() -> None:
     steps, rounds = (10, 5) if gpu else (24, 9)
     for (name, size), compiled in itertools.product((ON_A_GPU if gpu else SIZES).items(), (False, True) if gpu else (False,)):
         config = ExperimentConfig(
-            **size, max_tokens=10**11, warmup=0, lr_scheduler_type="constant", precision="bf16" if gpu else "fp32", compile=compiled
-        )
+            **size, max_tokens=None, warmup=0, lr_scheduler_type="constant", precision="bf16" if gpu else "fp32",
+            compile=True if compiled else "auto",
+        )  # fmt: skip
+        config = config.copy(max_tokens=2_000 * config.tokens_per_step)  # long enough to be recorded, too short to be compiled by itself
         experiment = ArchitectureExperiment(config)
         experiment.setup()
         contenders: dict[str, Callable[[], object]] = {"ours": _ours(experiment, steps)}

@@ -58,9 +58,13 @@ def objective(name: str, comparison: Comparison, order: Sequence[str]) -> npt.ND
     if name == "val_loss":
         found = comparison.table.set_index("variant")["mean"]
     else:
-        rows = comparison.source.results.groupby("variant", sort=False)
-        column = "training_memory_bytes" if name == "memory" else name
-        found = decode_latency(comparison.source.results) if name == "decode_latency" else rows[column].max()
+        results = comparison.source.results
+        if name == "decode_latency":
+            found = decode_latency(results)
+        else:
+            # Records of before the model's own memory was one of them have the trial's.
+            memory = results["training_memory_bytes"].fillna(results["predicted_memory_bytes"]) if name == "memory" else results[name]
+            found = memory.groupby(results["variant"], sort=False).max()
     return np.asarray(found.loc[order].to_numpy(dtype=float, na_value=np.nan))
 
 

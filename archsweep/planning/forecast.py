@@ -42,6 +42,7 @@ class Circumstances(NamedTuple):
     gpu_bytes: int | None  # of the smallest GPU; None where trials train on processors
     corpus_tokens: int | None  # of the training split; None until it is tokenized
     price: float | None = None  # of a device for an hour
+    in_parts: bool = True  # whether large trials may be split
     is_here: bool = True  # and not another machine, where --measure does not reach
 
     @property
@@ -169,7 +170,7 @@ def _least_seconds(plan: Plan, where: Circumstances, left: Sequence[Trial] | Non
 
 def _parts(plan: Plan, where: Circumstances, left: Sequence[Trial] | None) -> Sequence[Trial]:
     trials = plan.trials if left is None else left
-    if plan.keeps_trials_whole or not trials:
+    if not where.in_parts or not trials:
         return trials
     return split(trials, where.slots, plan.corpus_id, where.gpu_bytes)
 

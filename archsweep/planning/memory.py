@@ -116,8 +116,10 @@ def largest_micro_batch(
 
 
 def may_train_on(config: ExperimentConfig, replicas: int, gpu_bytes: int) -> bool:
-    """Whether a GPU holds so many replicas, of which one computes with one window: it then trains them, in pieces."""
-    least = stack_memory_bytes(config, 1, micro_batch=1, waiting=replicas - 1).total
+    """Whether a GPU holds so many replicas, of which one computes with one window, or with the micro-batch where one is given: then it
+    trains them, in pieces."""
+    micro_batch = 1 if config.micro_batch_size == "auto" else config.micro_batch_size
+    least = stack_memory_bytes(config, 1, micro_batch=micro_batch, waiting=replicas - 1).total
     return CUDA_CONTEXT_BYTES + SCRATCH_BYTES + round(DEFAULT_CALIBRATION * least) <= gpu_bytes
 
 

@@ -87,6 +87,7 @@ def circumstances(plan: Plan, machine: Machine, price: float | None) -> Circumst
         gpu_bytes=min(memories, default=None),
         corpus_tokens=train_tokens(config, machine.cache_dir),
         price=price,
+        in_parts=in_parts,
         is_here=machine.address is None,
     )
 
@@ -97,7 +98,7 @@ def _check_gpus(plan: Plan, machine: Machine) -> None:
     if machine.address is None and machine.nodes:
         there = len(machine.nodes[0].gpus)
         missing = [config for config in named if int(config.device.partition(":")[2] or 0) >= there]
-        if missing:
+        for config in {config.device: config for config in missing}.values():
             from archsweep.training.precision import resolve_device
 
-            resolve_device(missing[0])  # torch may see one that the driver's tool does not name
+            resolve_device(config)  # torch may see one that the driver's tool does not name

@@ -45,12 +45,8 @@ class Cluster:
         self._types = node_types() if is_elsewhere else []
         self._use_gpu = any(node.get("GPU", 0) > 0 for node in self._possible())
         nodes = session.ask_nodes(ray) if any(node.get("GPU", 0) > 0 for node in self._nodes()) else []
-        self._gpu_bytes = min((gpu.memory for node in nodes for gpu in node.gpus), default=ASSUMED_GPU_BYTES)
-
-    @property
-    def gpu_bytes(self) -> int | None:
-        """What the smallest GPU of its nodes holds; None where trials train on processors."""
-        return self._gpu_bytes if self._use_gpu else None
+        self.gpu_bytes = min((gpu.memory for node in nodes for gpu in node.gpus), default=None)  # of the smallest GPU, where one told
+        self._gpu_bytes = self.gpu_bytes or ASSUMED_GPU_BYTES
 
     def slots(self, trials: Sequence[Trial]) -> int:
         """How many of `trials`, by what the largest of them asks for, run side by side."""

@@ -91,7 +91,7 @@ def train_trial(
             reported = perf_counter()
             ends = {}
             if rows is not None:
-                micro = experiment.stacks[0].micro_batch_size
+                micro = max(running.micro_batch_size for running in experiment.stacks)
                 peak = stack_memory_bytes(trial.config, largest, precision=precision, micro_batch=micro, waiting=waiting).total
                 rows = [row | {"predicted_memory_bytes": peak} for row in rows]
                 last = {"tokens": rows[0]["tokens"], "val_loss": best_setting_loss(rows)}

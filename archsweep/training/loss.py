@@ -10,7 +10,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-# Logits of all replicas that are held at once: 64 MiB in float32, and on a GPU 256, whose products are slower in small pieces.
+# Logits of all replicas that are held at once: 64 MiB in float32, and in training on a GPU 256, whose products are slower in small pieces.
 LOSS_CHUNK, GPU_LOSS_CHUNK = 2**24, 2**26
 
 

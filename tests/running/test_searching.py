@@ -17,6 +17,8 @@ from rich.console import Console
 
 import archsweep
 from archsweep import ASHA, Choice, IntRange, LogUniform, Optuna, Space, load, pipeline
+from archsweep.analysis.compare import compare_experiments
+from archsweep.analysis.search import objective
 from archsweep.errors import MachineError
 from archsweep.pipeline import Ledger, Machine
 from archsweep.planning.plan import Plan, make_plan
@@ -62,6 +64,8 @@ def test_a_search_by_memory_is_told_what_the_records_say(tiny_config: Experiment
     told = {trial.values[1] for trial in watched(folder)}
     assert told == set(rows.training_memory_bytes.astype(float))
     assert len(told) == rows.variant.nunique() > 1
+    comparison = compare_experiments(folder)
+    assert set(objective("memory", comparison, list(rows.variant.unique()))) == told
 
 
 @pytest.fixture
