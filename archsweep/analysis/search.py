@@ -55,16 +55,15 @@ def non_dominated(values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
 
 def objective(name: str, comparison: Comparison, order: Sequence[str]) -> npt.NDArray[np.float64]:
     """The objective of each variant, from its rows of the results."""
+    results = comparison.source.results
     if name == "val_loss":
         found = comparison.table.set_index("variant")["mean"]
+    elif name == "decode_latency":
+        found = decode_latency(results)
     else:
-        results = comparison.source.results
-        if name == "decode_latency":
-            found = decode_latency(results)
-        else:
-            # Records of before the model's own memory was one of them have the trial's.
-            memory = results["training_memory_bytes"].fillna(results["predicted_memory_bytes"]) if name == "memory" else results[name]
-            found = memory.groupby(results["variant"], sort=False).max()
+        # Records of before the model's own memory was one of them have the trial's.
+        values = results["training_memory_bytes"].fillna(results["predicted_memory_bytes"]) if name == "memory" else results[name]
+        found = values.groupby(results["variant"], sort=False).max()
     return np.asarray(found.loc[order].to_numpy(dtype=float, na_value=np.nan))
 
 

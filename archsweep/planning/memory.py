@@ -115,12 +115,17 @@ def largest_micro_batch(
     return size
 
 
+def process_bytes(stack_bytes: int) -> int:
+    """What a process asks of a GPU whose stacks are predicted to take `stack_bytes` of it, where no device was measured."""
+    return CUDA_CONTEXT_BYTES + SCRATCH_BYTES + round(DEFAULT_CALIBRATION * stack_bytes)
+
+
 def may_train_on(config: ExperimentConfig, replicas: int, gpu_bytes: int) -> bool:
     """Whether a GPU holds so many replicas, of which one computes with one window, or with the micro-batch where one is given: then it
     trains them, in pieces."""
     micro_batch = 1 if config.micro_batch_size == "auto" else config.micro_batch_size
     least = stack_memory_bytes(config, 1, micro_batch=micro_batch, waiting=replicas - 1).total
-    return CUDA_CONTEXT_BYTES + SCRATCH_BYTES + round(DEFAULT_CALIBRATION * least) <= gpu_bytes
+    return process_bytes(least) <= gpu_bytes
 
 
 def largest_stack(

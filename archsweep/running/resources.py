@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from archsweep.errors import MachineError
-from archsweep.planning.memory import CUDA_CONTEXT_BYTES, DEFAULT_CALIBRATION, SCRATCH_BYTES, stack_memory_bytes
+from archsweep.planning.memory import process_bytes, stack_memory_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ def request(trial: Trial, use_gpu: bool, gpu_bytes: int = ASSUMED_GPU_BYTES) -> 
     """One processor; with a GPU, the smallest share 1/n of which n such trials fit, so that they tile the device."""
     if not use_gpu or trial.config.device == "cpu":
         return Resources(1, 0)
-    return Resources(1, share(CUDA_CONTEXT_BYTES + SCRATCH_BYTES + round(DEFAULT_CALIBRATION * trial.memory_bytes), gpu_bytes))
+    return Resources(1, share(process_bytes(trial.memory_bytes), gpu_bytes))
 
 
 def larger(asked: Resources) -> Resources:

@@ -78,8 +78,12 @@ def train_trial(
     warnings: list[str] = []
     experiment = _experiment(trial, corpus_id, storage, folder, gpu_share, warnings.append)
     precision = precision_used(trial.config, experiment.device)
-    constant = {**_circumstances(experiment, precision), "gpu_share": gpu_share, "warnings": warnings}
-    constant["training_memory_bytes"] = trial.training_memory_bytes
+    constant = {
+        **_circumstances(experiment, precision),
+        "training_memory_bytes": trial.training_memory_bytes,
+        "gpu_share": gpu_share,
+        "warnings": warnings,
+    }
     last: dict[str, Any] = {"step": experiment.resumed_at, "tokens": 0, "val_loss": float("inf")}
     largest = max(len(running.stack) for running in experiment.stacks)  # replicas that are given up later were there at the peak
     waiting = len(experiment.replicas) - largest

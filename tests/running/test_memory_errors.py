@@ -16,10 +16,9 @@ import torch
 
 import archsweep
 from archsweep.config import ExperimentConfig
-from archsweep.planning.memory import CALIBRATION_FILE, stack_memory_bytes
+from archsweep.planning.memory import CALIBRATION_FILE, CUDA_CONTEXT_BYTES, stack_memory_bytes
 from archsweep.planning.plan import make_plan
 from archsweep.running import worker
-from archsweep.running.resources import CUDA_CONTEXT_BYTES
 from archsweep.space import Choice, Space
 from archsweep.training.corpus import identify
 from archsweep.training.data import prepare
@@ -33,8 +32,7 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(archsweep.__file__).parents[1]
 
-# A model that needs so many units of memory for each window, on a logical GPU that has 8 of them: torch's own error is raised where the
-# share that Ray granted is too small.
+# A model that takes so much memory for each window that it trains on, as its module's `NEED` and `take` say.
 HUNGRY = """\
 import torch
 from torch import nn
@@ -44,54 +42,50 @@ class Hungry(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.head = nn.Linear(config.hidden_size, config.vocab_size)
-        self.need = {1: 4.0, 2: 16.0}[config.num_layers]
-
-    def forward(self, tokens):
-        import ray  # where it is running already; planning builds this model too
-
-        share = ray.get_runtime_context().get_assigned_resources()["GPU"]
-        if self.training and self.need * tokens.shape[0] > 8 * share:
-            raise torch.OutOfMemoryError(f"{tokens.shape[0]} windows do not fit {share} of the device")
-        return self.head(self.embedding(tokens))
-
-def build(config):
-    return Hungry(config)
-"""
-
-
-# The same on a GPU, where torch itself runs out: each window needs so large a part of the whole device.
-HUNGRY_ON_A_GPU = """\
-import torch
-from torch import nn
-
-class Hungry(nn.Module):
-    def __init__(self, config):
-        super().__init__()
-        self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.head = nn.Linear(config.hidden_size, config.vocab_size)
-        self.need = {1: 0.05, 2: 0.25, 3: 1.5}[config.num_layers]
+        self.need = NEED[config.num_layers]
         self.held = torch.empty(0)
 
     def forward(self, tokens):
-        if self.training and tokens.is_cuda:
-            whole = torch.cuda.get_device_properties(tokens.device).total_memory
-            needed = int(self.need * tokens.shape[0] * whole)
-            if self.held.numel() != needed:
-                self.held = torch.empty(0)
-                self.held = torch.empty(needed, dtype=torch.uint8, device=tokens.device)
+        if self.training:
+            take(self, self.need * tokens.shape[0], tokens)
         return self.head(self.embedding(tokens))
 
 def build(config):
     return Hungry(config)
+
+"""
+
+# Of a logical GPU that has 8 units: torch's own error is raised where the share that Ray granted is too small.
+UNITS = """\
+NEED = {1: 4.0, 2: 16.0}
+
+def take(model, needed, tokens):
+    import ray  # where it is running already; planning builds this model too
+
+    share = ray.get_runtime_context().get_assigned_resources()["GPU"]
+    if needed > 8 * share:
+        raise torch.OutOfMemoryError(f"{tokens.shape[0]} windows do not fit {share} of the device")
+"""
+
+# On a GPU torch itself runs out: each window needs so large a part of the whole device.
+PARTS_OF_THE_DEVICE = """\
+NEED = {1: 0.05, 2: 0.25, 3: 1.5}
+
+def take(model, needed, tokens):
+    if tokens.is_cuda:
+        size = int(needed * torch.cuda.get_device_properties(tokens.device).total_memory)
+        if model.held.numel() != size:
+            model.held = torch.empty(0)
+            model.held = torch.empty(size, dtype=torch.uint8, device=tokens.device)
 """
 
 
 def sweep(
-    tmp_path: Path, config: ExperimentConfig, model: str, layers: Choice, most: int
+    tmp_path: Path, config: ExperimentConfig, memory: str, layers: Choice, most: int
 ) -> tuple[pd.DataFrame, dict[int, list[str]], str]:
     """The rows by their layers, why each one's earlier attempts failed, and what was printed, of a sweep over `layers` on one GPU, of which
     a trial first asks for 1/`most`."""
-    (tmp_path / "hungry.py").write_text(model)
+    (tmp_path / "hungry.py").write_text(HUNGRY + memory)
     config = config.copy(family="hungry:build")
     sys.path.insert(0, str(tmp_path))
     try:
@@ -122,7 +116,7 @@ def sweep(
 def test_a_trial_that_runs_out_of_memory_gets_more_of_the_gpu_then_smaller_pieces_then_fails_with_the_reason(
     tiny_config: ExperimentConfig, tmp_path: Path
 ) -> None:
-    rows, attempts, printed = sweep(tmp_path, tiny_config, HUNGRY, Choice(1, 2), most=2)
+    rows, attempts, printed = sweep(tmp_path, tiny_config, UNITS, Choice(1, 2), most=2)
     # Batches of 4 windows begin on half of the GPU. With four units' need for each, all of it holds pieces of 2; with sixteen none.
     assert (rows.status[1], rows.gpu_share[1], rows.micro_batch[1]) == ("finished", 1.0, 2)
     assert rows.status[2] == "failed"
@@ -138,7 +132,7 @@ def test_a_trial_that_runs_out_of_memory_gets_more_of_the_gpu_then_smaller_piece
 def test_a_gpu_that_runs_out_of_memory_is_asked_for_more_then_for_smaller_pieces_then_given_up(
     tiny_config: ExperimentConfig, tmp_path: Path
 ) -> None:
-    rows, attempts, printed = sweep(tmp_path, tiny_config, HUNGRY_ON_A_GPU, Choice(1, 2, 3), most=8)
+    rows, attempts, printed = sweep(tmp_path, tiny_config, PARTS_OF_THE_DEVICE, Choice(1, 2, 3), most=8)
     assert (rows.status[1], rows.gpu_share[1], rows.micro_batch[1]) == ("finished", 0.25, 4), attempts
     assert (rows.status[2], rows.gpu_share[2], rows.micro_batch[2]) == ("finished", 1.0, 2)
     assert rows.status[3] == "failed"

@@ -10,12 +10,10 @@ from hypothesis import strategies as st
 
 from archsweep.device import Gpu
 from archsweep.errors import MachineError
-from archsweep.planning.memory import DEFAULT_CALIBRATION
+from archsweep.planning.memory import CUDA_CONTEXT_BYTES, DEFAULT_CALIBRATION, SCRATCH_BYTES
 from archsweep.running import machine
 from archsweep.running.machine import Machine
 from archsweep.running.resources import (
-    CUDA_CONTEXT_BYTES,
-    SCRATCH_BYTES,
     Resources,
     check_some_gpu_holds,
     fitting,
