@@ -39,6 +39,8 @@ _SETTINGS = {
     "RAY_prestart_worker_first_driver": "0",  # what Ray starts beforehand no trial has used: .4 s each
 }
 
+_ending: threading.Thread | None = None  # the thread in which the last Ray of our own ends
+
 
 def nodes(address: str) -> list[Node]:
     """What the nodes of the cluster at `address` have; none where an autoscaler may start others, or where they do not answer. Raises
@@ -82,6 +84,7 @@ def ask_nodes(ray: Any) -> list[Node]:
 def opened(num_cpus: int | None, num_gpus: int | None, address: str | None) -> Iterator[Any]:
     """Ray, for the length of the block: our own, closed to the network, sized by `num_cpus` and `num_gpus` (default: what the machine has),
     or the cluster at `address`. Raises MachineError where it cannot start or be reached."""
+    _wait_for_the_last_end()
     if address is not None:
         _check_it_answers(address)
     with _environment(own=address is None), _closed(own=address is None):
@@ -100,7 +103,22 @@ def opened(num_cpus: int | None, num_gpus: int | None, address: str | None) -> I
         try:
             yield ray
         finally:
-            ray.shutdown()
+            if address is None:
+                _end_in_a_thread(ray)
+            else:
+                ray.shutdown()
+
+
+def _end_in_a_thread(ray: Any) -> None:
+    """Ray waits over a second for its processes to end, in which a report can be made. This process ends no earlier than the thread."""
+    global _ending
+    _ending = threading.Thread(target=ray.shutdown, name="end of Ray")
+    _ending.start()
+
+
+def _wait_for_the_last_end() -> None:
+    if _ending is not None:
+        _ending.join()
 
 
 @contextmanager
