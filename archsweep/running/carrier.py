@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
 
     from archsweep.planning.plan import Trial
+    from archsweep.running.recorder import Place
 
 KEPT_FOLDERS = (CHECKPOINT_FOLDER, MODEL_FOLDER, MODELS_FOLDER)  # what a worker writes in a trial's folder; the records are the driver's
 
@@ -25,8 +26,8 @@ Stamps = dict[str, tuple[int, int]]  # the same files' times and sizes
 class Keeper:
     """The driver's disk, for workers that do not see it: an actor on the driver's node."""
 
-    def __init__(self, home: Path, storage: Storage) -> None:
-        self._home, self._storage = home, storage
+    def __init__(self, place: Place, storage: Storage) -> None:
+        self._place, self._storage = place, storage
         self._corpora: dict[str, Any] = {}
 
     def corpus(self, corpus_id: str) -> list[Any]:
@@ -41,12 +42,14 @@ class Keeper:
 
     def kept(self, trial_id: str) -> Files:
         """What the trial has kept."""
-        folder = self._home / trial_id
+        folder = self._place.trials / trial_id
         return {name: (folder / name).read_bytes() for name in stamps(folder)}
 
     def keep(self, trial_id: str, changed: Files, names: set[str]) -> None:
-        """Let the trial have kept the files of these `names`, of which the `changed` ones are given."""
-        replace(self._home / trial_id, changed, names)
+        """Let the trial have kept the files of these `names`, of which the `changed` ones are given. Raises MachineError where the sweep's
+        folder is no longer the one that the run began in."""
+        with self._place.opened():
+            replace(self._place.trials / trial_id, changed, names)
 
 
 class Carrier(NamedTuple):
@@ -102,19 +105,19 @@ class Carrier(NamedTuple):
         return ray.get(getattr(self.keeper, what).remote(*arguments))
 
 
-def make_carrier(home: Path, storage: Storage, keeps: bool) -> Carrier:
+def make_carrier(place: Place, storage: Storage, keeps: bool) -> Carrier:
     """One for the sweep of which this process is the driver; with a keeper where it `keeps` for workers on other machines."""
     if not keeps:
-        return Carrier(home)
+        return Carrier(place.trials)
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    mark = (home.parent / LOCK_FILE).read_text()
+    mark = (place.folder / LOCK_FILE).read_text()
     return Carrier(
-        home,
+        place.trials,
         mark,
-        ray.remote(Keeper).options(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here).remote(home, storage),
+        ray.remote(Keeper).options(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here).remote(place, storage),
     )
 
 

@@ -70,7 +70,7 @@ class Cluster:
         from its checkpoint; every other failure is its end. Returns Tune's result dataframes, one of each round. Raises MachineError
         where no node could ever hold one of the trials, and what recording raised.
         """
-        carrier = make_carrier(recorder.home, storage, keeps=self._is_elsewhere)
+        carrier = make_carrier(recorder.place, storage, keeps=self._is_elsewhere)
         work = _Work(self, corpus_ids, recorder, stop, storage, carrier)
         for trial in trials:
             work.add(trial)

@@ -39,6 +39,11 @@ class Place:
         with self._writable():
             self._identity = _identity(folder)
 
+    @property
+    def trials(self) -> Path:
+        """Where the trials' folders are."""
+        return self.folder / TRIALS_FOLDER
+
     @contextmanager
     def opened(self) -> Iterator[Path]:
         """The folder, for writing. Raises MachineError where it cannot be written, or is no longer the one that the run began in."""
@@ -70,7 +75,7 @@ class Recorder:
         nearly_over: Callable[[], object] = lambda: None,
     ) -> None:
         self._nearly_over = nearly_over
-        self._place, self._cache_dir = place, cache_dir
+        self.place, self._cache_dir = place, cache_dir
         self._progress, self._trackers = progress, trackers
         self._search, self._early_stopping = search, early_stopping
         self._reported: set[str] = set()
@@ -161,17 +166,12 @@ class Recorder:
 
     def trial_folder(self, trial: Trial) -> Path:
         """Where the trial's records, checkpoint and model are."""
-        return self.home / trial.id
-
-    @property
-    def home(self) -> Path:
-        """Where the trials' folders are."""
-        return self._place.folder / TRIALS_FOLDER
+        return self.place.trials / trial.id
 
     @contextmanager
     def _opened(self, trial: Trial) -> Iterator[Path]:
         """The trial's folder, for writing."""
-        with self._place.opened():
+        with self.place.opened():
             yield self.trial_folder(trial)
 
 
