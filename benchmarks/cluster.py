@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import archsweep
 from benchmarks import nodes
@@ -26,21 +26,23 @@ if TYPE_CHECKING:
 ROUNDS = 3
 CUT_SECONDS = 30.0
 LONGEST_SECONDS = 600.0  # for the default sweep
-STEPS = 2400  # of each replica: a lost node is noticed after seconds, and the trial must not have ended by then
+# A lost node is noticed after seconds, and its trial must not have ended by then: by steps, or by evaluations that wait.
+BUSY: dict[str, Any] = {"steps": 2400}
+IDLE: dict[str, Any] = {"steps": 240, "evaluations": 60, "wait": 0.15}
 
 
 class Spread(Sweep):
-    """A sweep that is submitted to the head and followed there, and whose trials run on every node."""
+    """A sweep that is submitted to the head and followed there, and whose trials run on every node, of the `length` BUSY or IDLE."""
 
-    def __init__(self, head: Node) -> None:
-        super().__init__(head.home / "sweep", None, f"--address={nodes.DASHBOARD}", "-y", steps=STEPS)
+    def __init__(self, head: Node, length: dict[str, Any]) -> None:
+        super().__init__(head.home / "sweep", None, f"--address={nodes.DASHBOARD}", "-y", **length)
         self.environment, self.checkpoint_seconds = head.environment, 0.3  # each is sent to the driver
         self.around, self.verb = head.command, ("submit",)
 
 
-def worker_lost(head: Node, *workers: Node) -> tuple[Spread, float]:
+def worker_lost(head: Node, *workers: Node, length: dict[str, Any] = BUSY) -> tuple[Spread, float]:
     """kill -9 of every process on a worker while it trains; what it had saved was on its own disk, and on the head's."""
-    sweep = Spread(head)
+    sweep = Spread(head, length)
     with sweep.running() as run:
         run.wait_for(lambda: sweep.is_halfway(2))
         next(node for node in workers if node.runs(WORKER)).kill()
@@ -49,9 +51,9 @@ def worker_lost(head: Node, *workers: Node) -> tuple[Spread, float]:
     return sweep, seconds
 
 
-def link_cut(head: Node, *workers: Node) -> tuple[Spread, float]:
+def link_cut(head: Node, *workers: Node, length: dict[str, Any] = BUSY) -> tuple[Spread, float]:
     """A worker's network away for half a minute."""
-    sweep = Spread(head)
+    sweep = Spread(head, length)
     with sweep.running() as run:
         run.wait_for(lambda: sweep.is_halfway(2))
         nodes.cut(head, workers[0])
@@ -63,9 +65,9 @@ def link_cut(head: Node, *workers: Node) -> tuple[Spread, float]:
     return sweep, seconds
 
 
-def head_lost(head: Node, *workers: Node) -> tuple[Spread, float]:
+def head_lost(head: Node, *workers: Node, length: dict[str, Any] = BUSY) -> tuple[Spread, float]:
     """kill -9 of every process on the head, and with it of the command; then all of it is started again, as the first time."""
-    sweep = Spread(head)
+    sweep = Spread(head, length)
     with sweep.running() as run:
         run.wait_for(sweep.is_halfway)
         head.kill()
@@ -110,7 +112,7 @@ def main() -> None:
 
 def undisturbed(sweep: Sweep) -> dict[str, list[tuple[object, ...]]]:
     """The records of the same sweep without Ray, beside it."""
-    whole = Sweep(sweep.home.parent / "whole", None, "--serial", steps=sweep.steps)
+    whole = Sweep(sweep.home.parent / "whole", None, "--serial", steps=sweep.steps, evaluations=sweep.evaluations)
     whole.finish("replicas began")
     return whole.records()
 

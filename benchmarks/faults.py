@@ -36,8 +36,17 @@ from archsweep.config import ExperimentConfig
 from archsweep.space import Choice, Space
 
 base = ExperimentConfig(num_layers=3, num_heads=2, hidden_size=16, context_length=16, batch_size=8, max_tokens=128 * {steps},
-                        eval_tokens=256, num_evaluations=3, vocab_size=300, dataset="text:{text}", learning_rate=3e-3)
+                        eval_tokens=256, num_evaluations={evaluations}, vocab_size=300, dataset="text:{text}", learning_rate=3e-3,
+                        metrics=("waiting:wait",))
 space = Space(base=base, compare={{"num_heads": Choice(2, 4)}}, repeat=2)
+'''
+WAITING = '''"""A metric that takes its time, and no processor."""
+import time
+
+
+def wait(model, windows):
+    time.sleep({seconds})
+    return 0.0
 '''
 TEXT = "\n\n".join(
     f"Number {n} follows number {n - 1}, and {n * n} is its square; {'rain' if n % 3 else 'sun'} comes after." for n in range(400)
@@ -56,14 +65,19 @@ Records = dict[str, list[tuple[Any, ...]]]
 
 
 class Sweep:
-    """A sweep in a folder of its own: its command can be run, disturbed and run again."""
+    """A sweep in a folder of its own: its command can be run, disturbed and run again. Each evaluation of a replica waits for `wait`
+    seconds, which is no part of what the trials are."""
 
-    def __init__(self, home: Path, results: Path | None = None, *options: str, steps: int = STEPS) -> None:
-        self.home, self.results, self.steps = home, results or home / "results", steps
+    def __init__(
+        self, home: Path, results: Path | None = None, *options: str, steps: int = STEPS, evaluations: int = 3, wait: float = 0.0
+    ) -> None:
+        self.home, self.results = home, results or home / "results"
+        self.steps, self.evaluations = steps, evaluations
         home.mkdir(parents=True, exist_ok=True)
         text = home.parent / "text.txt"  # its path is part of every trial's name, and so the same for all sweeps of one folder
         text.write_text(TEXT)
-        (home / "heads.py").write_text(SPACE.format(text=text, steps=steps))
+        (home / "heads.py").write_text(SPACE.format(text=text, steps=steps, evaluations=evaluations))
+        (home / "waiting.py").write_text(WAITING.format(seconds=wait))
         self.options = options or ("--num-cpus=1",)
         self.checkpoint_seconds = 0.1
         self.environment = os.environ | HEALTH_CHECKS | {"PYTHONPATH": str(REPOSITORY)}

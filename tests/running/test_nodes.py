@@ -46,7 +46,7 @@ def test_a_sweep_on_nodes_that_share_nothing_loses_nothing(
     for node in machines:
         for left in (node.home / "sweep", node.home / ".cache"):
             shutil.rmtree(left, ignore_errors=True)
-    sweep, _ = fault(*machines)
+    sweep, _ = fault(*machines, length=cluster.IDLE)
     expected |= {} if expected else cluster.undisturbed(sweep)
     assert sweep.records() == expected
     trials = archsweep.load(sweep.folder)
