@@ -41,8 +41,14 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
-OWN_METRIC = """def tokens_seen(model, windows):
+OWN_METRIC = """import time
+
+def tokens_seen(model, windows):
     return float(windows.numel())
+
+def wait(model, windows):
+    time.sleep(0.1)
+    return 0.0
 """
 CANARIES = {
     ".env": "canary-dotenv-90b1",
@@ -202,9 +208,9 @@ def test_a_jobs_exit_code_is_the_commands(cluster: Cluster, project: Path) -> No
 def test_a_running_sweep_is_one_job_can_be_fetched_and_stops_with_its_trials_saved(
     cluster: Cluster, project: Path, tiny_text: Path
 ) -> None:
-    (project / "long.py").write_text(
-        TINY_SPACE.format(tokens=40_000_000, text=tiny_text).replace("num_evaluations=2", "num_evaluations=40000")
-    )
+    endless = TINY_SPACE.format(tokens=40_000_000, text=tiny_text)  # mostly it waits, and leaves the processors to others
+    endless = endless.replace("num_evaluations=2", 'num_evaluations=40000, metrics=("own_metric:wait",)')
+    (project / "long.py").write_text(endless)
     following = subprocess.Popen(
         [sys.executable, "-m", "archsweep", "submit", "long.py", "-y", "--address", cluster.url],
         env=cluster.environment, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
