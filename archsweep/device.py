@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
-_ASK = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]  # memory in MiB
+_BOARDS = ["nvidia-smi", "--query-gpu=uuid,name,memory.total", "--format=csv,noheader,nounits"]  # memory in MiB
+_SLICES = ["nvidia-smi", "-L"]  # boards, and below each the MIG devices that it is cut into
+_SLICE = re.compile(r"\s+MIG (?P<profile>\S+?(?P<gigabytes>\d+)gb\S*)\s.*\(UUID: (?P<uuid>MIG-[^)]+)\)")
 
 
 class Gpu(NamedTuple):
@@ -34,21 +37,49 @@ def gpus(*, hidden: bool = False) -> list[Gpu]:
     with suppress(PackageNotFoundError):
         if version("torch").endswith("+cpu"):
             return []
-    try:
-        lines = subprocess.run(_ASK, capture_output=True, text=True, check=True, timeout=10).stdout.splitlines()
-        found = [Gpu(name.strip(), _bytes(memory.strip())) for name, memory in (line.rsplit(",", 1) for line in lines)]
-    except (OSError, subprocess.SubprocessError, ValueError):
-        return []
+    boards = _boards()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None or hidden:
-        return found
+        return list(boards.values())
     chosen = []
     for word in map(str.strip, visible.split(",")):
-        number = int(word) if word.isdigit() else 0 if word.startswith(("GPU-", "MIG-")) else len(found)
-        if number >= len(found):
+        if (gpu := _named(word, boards)) is None:
             break  # what is no GPU hides all that follow
-        chosen.append(found[number])
+        chosen.append(gpu)
     return chosen
+
+
+def _boards() -> dict[str, Gpu]:
+    """The driver's GPUs by their UUIDs, in its order."""
+    try:
+        rows = [[part.strip() for part in line.split(",")] for line in _said(_BOARDS)]
+        return {uuid: Gpu(name, _bytes(memory)) for uuid, name, memory in rows}
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return {}
+
+
+def _named(word: str, boards: dict[str, Gpu]) -> Gpu | None:
+    """The GPU that a word of CUDA_VISIBLE_DEVICES names: by its number, its UUID or the beginning of that, or a MIG device's UUID."""
+    if word.isdigit():
+        return dict(enumerate(boards.values())).get(int(word))
+    named = _slices(boards) if word.startswith("MIG-") else boards if word.startswith("GPU-") else {}
+    found = [gpu for uuid, gpu in named.items() if uuid.startswith(word)]
+    return found[0] if len(found) == 1 else None
+
+
+def _slices(boards: dict[str, Gpu]) -> dict[str, Gpu]:
+    """The MIG devices by their UUIDs, named as CUDA names them; a profile's gigabytes are a little less than its memory."""
+    found, board = {}, ""
+    with suppress(OSError, subprocess.SubprocessError):
+        for line in _said(_SLICES):
+            board = next((gpu.name for uuid, gpu in boards.items() if uuid in line), board)
+            if cut := _SLICE.match(line):
+                found[cut["uuid"]] = Gpu(f"{board} MIG {cut['profile']}", int(cut["gigabytes"]) * 10**9)
+    return found
+
+
+def _said(command: list[str]) -> list[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.splitlines()
 
 
 def _bytes(memory: str) -> int:

@@ -19,12 +19,17 @@ def test_the_device_is_named_as_records_name_it() -> None:
     assert device.processors() >= 1
 
 
+BOARDS = "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6, NVIDIA A10, 23028\nGPU-8f3a11c2-0c5e-77aa-91d4-5b5d0f6e2a10, Tesla T4, 15360\n"
+
+
 @pytest.fixture
 def driver(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """A driver that answers with `stdout`, below a torch that is built for it."""
-    answer = SimpleNamespace(stdout="NVIDIA A10, 23028\nTesla T4, 15360\n")
+    """A driver that answers with `stdout`, and with `cut` to `nvidia-smi -L`, below a torch that is built for it."""
+    answer = SimpleNamespace(stdout=BOARDS, cut="")
     monkeypatch.setattr(device, "version", lambda package: "2.13.0+cu130")
-    monkeypatch.setattr(subprocess, "run", lambda *command, **options: answer)
+    monkeypatch.setattr(
+        subprocess, "run", lambda command, **options: SimpleNamespace(stdout=answer.cut if command[1:] == ["-L"] else answer.stdout)
+    )
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     return answer
 
@@ -44,6 +49,10 @@ A10, T4 = device.Gpu("NVIDIA A10", 23028 * 2**20), device.Gpu("Tesla T4", 15360 
         ("1,2,0", [T4]),
         ("NoDevFiles", []),
         ("GPU-8932f937-d72c-4106-c12f-20bd9faed9f6", [A10]),
+        ("GPU-8f3a", [T4]),  # the beginning is enough, where it is of one
+        ("GPU-8f3a,GPU-8932", [T4, A10]),
+        ("GPU-8", []),
+        ("GPU-00000000", []),
     ],
 )
 def test_gpus_are_those_that_the_environment_leaves_visible_to_cuda(
@@ -55,12 +64,39 @@ def test_gpus_are_those_that_the_environment_leaves_visible_to_cuda(
     assert device.gpus(hidden=True) == [A10, T4]
 
 
+# As the driver prints it; the slices of the second board are of two kinds.
+CUT = """GPU 0: NVIDIA A10 (UUID: GPU-8932f937-d72c-4106-c12f-20bd9faed9f6)
+GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a77)
+  MIG 3g.20gb     Device  0: (UUID: MIG-c6d4f1ef-42e4-5de3-91c7-45d71c87eb3f)
+  MIG 1c.3g.20gb  Device  1: (UUID: MIG-cba663e8-9bed-5b25-b243-5985ef7c9beb)
+  MIG 1g.5gb+me   Device  2: (UUID: MIG-1e3624e9-6ab1-5a49-8ab5-97ddf0e8ba8c)
+"""
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [
+        ("MIG-c6d4f1ef-42e4-5de3-91c7-45d71c87eb3f", [("NVIDIA A100-SXM4-40GB MIG 3g.20gb", 20 * 10**9)]),
+        ("MIG-cba663e8-9bed-5b25-b243-5985ef7c9beb", [("NVIDIA A100-SXM4-40GB MIG 1c.3g.20gb", 20 * 10**9)]),
+        ("MIG-1e3624e9-6ab1-5a49-8ab5-97ddf0e8ba8c", [("NVIDIA A100-SXM4-40GB MIG 1g.5gb+me", 5 * 10**9)]),
+        ("MIG-00000000-0000-0000-0000-000000000000", []),
+    ],
+)
+def test_a_slice_of_a_board_has_its_own_name_and_memory(
+    driver: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, visible: str, expected: list[tuple[str, int]]
+) -> None:
+    driver.stdout = BOARDS.splitlines()[0] + "\nGPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a77, NVIDIA A100-SXM4-40GB, 40960\n"
+    driver.cut = CUT
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert device.gpus() == expected
+
+
 def test_a_gpu_without_memory_of_its_own_has_the_machines(driver: SimpleNamespace) -> None:
-    driver.stdout = "NVIDIA GB10, [N/A]\n"
+    driver.stdout = "GPU-11111111-2222-3333-4444-555555555555, NVIDIA GB10, [N/A]\n"
     assert device.gpus() == [device.Gpu("NVIDIA GB10", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))]
 
 
-@pytest.mark.parametrize("said", ["", "No devices were found\n", "NVIDIA A10, [Unknown Error]\n"])
+@pytest.mark.parametrize("said", ["", "No devices were found\n", BOARDS.replace("15360", "[Unknown Error]")])
 def test_a_driver_that_names_no_gpu_has_none(driver: SimpleNamespace, said: str) -> None:
     driver.stdout = said
     assert device.gpus() == []
