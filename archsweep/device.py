@@ -13,7 +13,9 @@ from typing import NamedTuple
 
 _BOARDS = ["nvidia-smi", "--query-gpu=uuid,name,memory.total", "--format=csv,noheader,nounits"]  # memory in MiB
 _SLICES = ["nvidia-smi", "-L"]  # boards, and below each the MIG devices that it is cut into
-_SLICE = re.compile(r"\s+MIG (?P<profile>\S+?(?P<gigabytes>\d+)gb\S*)\s.*\(UUID: (?P<uuid>MIG-[^)]+)\)")
+_BOARD = re.compile(r"GPU \d+: (?P<name>.*) \(UUID: (?P<uuid>[^)]+)\)")
+_SLICE = re.compile(r"\s*MIG (?P<profile>\S+?(?P<gigabytes>\d+)gb\S*)\s.*\(UUID: (?P<uuid>[^)]+)\)")
+_SLICE_GIGABYTE = 95 * 10**7  # of a profile's name, at the least: an H200's 1g.18gb has 17.2e9 bytes, an A100's 3g.20gb 20.9e9
 
 
 class Gpu(NamedTuple):
@@ -33,48 +35,55 @@ class Node(NamedTuple):
 
 def gpus(*, hidden: bool = False) -> list[Gpu]:
     """The GPUs that torch would see: those of the driver, less what CUDA_VISIBLE_DEVICES hides, unless `hidden` ones count too; none for a
-    CPU build of torch."""
+    CPU build of torch. A board that is cut into MIG devices is its first one, unless another one is named."""
     with suppress(PackageNotFoundError):
         if version("torch").endswith("+cpu"):
             return []
-    boards = _boards()
+    try:
+        boards, slices = _boards(), _slices()
+        whole = {uuid: next(iter(slices.get(uuid, {}).values()), None) or Gpu(name, _bytes(size)) for uuid, (name, size) in boards.items()}
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return []
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None or hidden:
-        return list(boards.values())
-    chosen = []
+        return list(whole.values())
+    return _named(visible, whole, {uuid: gpu for own in slices.values() for uuid, gpu in own.items()})
+
+
+def _named(visible: str, boards: dict[str, Gpu], slices: dict[str, Gpu]) -> list[Gpu]:
+    """Those that CUDA_VISIBLE_DEVICES names, as torch reads it: all by their numbers, all by their UUIDs or the beginnings of these, or all
+    by MIG devices' UUIDs. What names none hides all that follow, and one that is named twice hides all."""
+    named = {"GPU-": boards, "MIG-": slices}.get(visible.strip()[:4])
+    chosen: dict[str, Gpu] = {}
     for word in map(str.strip, visible.split(",")):
-        if (gpu := _named(word, boards)) is None:
-            break  # what is no GPU hides all that follow
-        chosen.append(gpu)
-    return chosen
+        if named is None:
+            found = list(boards.items())[int(word) : int(word) + 1] if word.isdigit() else []
+        else:
+            found = [(uuid, gpu) for uuid, gpu in named.items() if len(word) > 4 and uuid.startswith(word)]
+        if len(found) != 1:
+            break
+        if found[0][0] in chosen:
+            return []
+        chosen |= found
+    return list(chosen.values())
 
 
-def _boards() -> dict[str, Gpu]:
-    """The driver's GPUs by their UUIDs, in its order."""
-    try:
-        rows = [[part.strip() for part in line.split(",")] for line in _said(_BOARDS)]
-        return {uuid: Gpu(name, _bytes(memory)) for uuid, name, memory in rows}
-    except (OSError, subprocess.SubprocessError, ValueError):
-        return {}
+def _boards() -> dict[str, tuple[str, str]]:
+    """The driver's boards by their UUIDs, in its order: their names, and what it says of their memory."""
+    rows = [[part.strip() for part in line.split(",")] for line in _said(_BOARDS)]
+    return {uuid: (name, memory) for uuid, name, memory in rows}
 
 
-def _named(word: str, boards: dict[str, Gpu]) -> Gpu | None:
-    """The GPU that a word of CUDA_VISIBLE_DEVICES names: by its number, its UUID or the beginning of that, or a MIG device's UUID."""
-    if word.isdigit():
-        return dict(enumerate(boards.values())).get(int(word))
-    named = _slices(boards) if word.startswith("MIG-") else boards if word.startswith("GPU-") else {}
-    found = [gpu for uuid, gpu in named.items() if uuid.startswith(word)]
-    return found[0] if len(found) == 1 else None
-
-
-def _slices(boards: dict[str, Gpu]) -> dict[str, Gpu]:
-    """The MIG devices by their UUIDs, named as CUDA names them; a profile's gigabytes are a little less than its memory."""
-    found, board = {}, ""
-    with suppress(OSError, subprocess.SubprocessError):
-        for line in _said(_SLICES):
-            board = next((gpu.name for uuid, gpu in boards.items() if uuid in line), board)
-            if cut := _SLICE.match(line):
-                found[cut["uuid"]] = Gpu(f"{board} MIG {cut['profile']}", int(cut["gigabytes"]) * 10**9)
+def _slices() -> dict[str, dict[str, Gpu]]:
+    """The MIG devices by their UUIDs, for each board that is cut into some; named as CUDA names them."""
+    found: dict[str, dict[str, Gpu]] = {}
+    name = uuid = ""
+    for line in _said(_SLICES):
+        if board := _BOARD.match(line):
+            name, uuid = board["name"], board["uuid"]
+        elif cut := _SLICE.match(line):
+            memory = int(cut["gigabytes"]) * _SLICE_GIGABYTE
+            found.setdefault(uuid, {})[cut["uuid"]] = Gpu(f"{name} MIG {cut['profile']}", memory)
     return found
 
 

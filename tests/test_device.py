@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from types import SimpleNamespace
 
@@ -52,6 +53,11 @@ A10, T4 = device.Gpu("NVIDIA A10", 23028 * 2**20), device.Gpu("Tesla T4", 15360 
         ("GPU-8f3a", [T4]),  # the beginning is enough, where it is of one
         ("GPU-8f3a,GPU-8932", [T4, A10]),
         ("GPU-8", []),
+        ("GPU-", []),
+        ("0,GPU-8f3a", [A10]),  # torch stops at a word of another kind
+        ("GPU-8f3a,0", [T4]),
+        ("1,1", []),  # and a GPU that is named twice leaves none
+        ("GPU-8f3a,GPU-8f3a11", []),
         ("GPU-00000000", []),
     ],
 )
@@ -73,22 +79,36 @@ GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a77)
 """
 
 
+A100 = "NVIDIA A100-SXM4-40GB"
+FIRST, SECOND, THIRD = (f"MIG-{uuid}" for uuid in re.findall(r"MIG-([^)]+)", CUT))
+
+
 @pytest.mark.parametrize(
     ("visible", "expected"),
     [
-        ("MIG-c6d4f1ef-42e4-5de3-91c7-45d71c87eb3f", [("NVIDIA A100-SXM4-40GB MIG 3g.20gb", 20 * 10**9)]),
-        ("MIG-cba663e8-9bed-5b25-b243-5985ef7c9beb", [("NVIDIA A100-SXM4-40GB MIG 1c.3g.20gb", 20 * 10**9)]),
-        ("MIG-1e3624e9-6ab1-5a49-8ab5-97ddf0e8ba8c", [("NVIDIA A100-SXM4-40GB MIG 1g.5gb+me", 5 * 10**9)]),
+        (None, ["NVIDIA A10", f"{A100} MIG 3g.20gb"]),  # of a board that is cut a process has the first part
+        ("1", [f"{A100} MIG 3g.20gb"]),
+        ("GPU-5d5b", [f"{A100} MIG 3g.20gb"]),
+        (SECOND, [f"{A100} MIG 1c.3g.20gb"]),
+        (f"{THIRD},{FIRST}", [f"{A100} MIG 1g.5gb+me", f"{A100} MIG 3g.20gb"]),
         ("MIG-00000000-0000-0000-0000-000000000000", []),
     ],
 )
-def test_a_slice_of_a_board_has_its_own_name_and_memory(
-    driver: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, visible: str, expected: list[tuple[str, int]]
+@pytest.mark.parametrize("memory", ["40960", "[Insufficient Permissions]"])  # as in a container
+def test_a_part_of_a_board_has_its_own_name_and_memory(
+    driver: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, visible: str | None, expected: list[str], memory: str
 ) -> None:
-    driver.stdout = BOARDS.splitlines()[0] + "\nGPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a77, NVIDIA A100-SXM4-40GB, 40960\n"
+    driver.stdout = f"{BOARDS.splitlines()[0]}\nGPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a77, {A100}, {memory}\n"
     driver.cut = CUT
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert device.gpus() == expected
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    found = device.gpus()
+    assert [gpu.name for gpu in found] == expected
+    # NVIDIA's figures for the three: never more than there is, and most of it.
+    there = {"3g.20gb": 19968, "1c.3g.20gb": 19968, "1g.5gb+me": 4864}
+    for gpu in found:
+        if " MIG " in gpu.name:
+            assert 0.85 < gpu.memory / (there[gpu.name.rpartition(" ")[2]] * 2**20) <= 1
 
 
 def test_a_gpu_without_memory_of_its_own_has_the_machines(driver: SimpleNamespace) -> None:

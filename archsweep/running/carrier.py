@@ -41,13 +41,13 @@ class Keeper:
         return [self._corpora[corpus_id]]  # in a list, so that Ray hands over the reference and not what it refers to
 
     def kept(self, trial_id: str) -> Files:
-        """What the trial has kept."""
-        folder = self._place.trials / trial_id
-        return {name: (folder / name).read_bytes() for name in stamps(folder)}
+        """What the trial has kept. Raises MachineError where the sweep's folder is no longer the one that the run began in."""
+        with self._place.opened():
+            folder = self._place.trials / trial_id
+            return {name: (folder / name).read_bytes() for name in stamps(folder)}
 
     def keep(self, trial_id: str, changed: Files, names: set[str]) -> None:
-        """Let the trial have kept the files of these `names`, of which the `changed` ones are given. Raises MachineError where the sweep's
-        folder is no longer the one that the run began in."""
+        """Let the trial have kept the files of these `names`, of which the `changed` ones are given. Raises MachineError as `kept` does."""
         with self._place.opened():
             replace(self._place.trials / trial_id, changed, names)
 

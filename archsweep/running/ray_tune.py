@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from archsweep.config import ExperimentConfig
+from archsweep.device import Gpu, gpus
 from archsweep.imports import import_meanwhile, without_collector
 from archsweep.planning.plan import Trial
 from archsweep.running import session
@@ -44,8 +45,7 @@ class Cluster:
         self._ray, self._is_elsewhere = ray, is_elsewhere
         self._types = node_types() if is_elsewhere else []
         self._use_gpu = any(node.get("GPU", 0) > 0 for node in self._possible())
-        nodes = session.ask_nodes(ray) if any(node.get("GPU", 0) > 0 for node in self._nodes()) else []
-        self.gpu_bytes = min((gpu.memory for node in nodes for gpu in node.gpus), default=None)  # of the smallest GPU, where one told
+        self.gpu_bytes = min((gpu.memory for gpu in self._gpus()), default=None)  # of the smallest GPU, where one told
         self._gpu_bytes = self.gpu_bytes or ASSUMED_GPU_BYTES
 
     def slots(self, trials: Sequence[Trial]) -> int:
@@ -95,6 +95,13 @@ class Cluster:
     def request(self, trial: Trial) -> Resources:
         """What the trial asks for at first."""
         return request(trial, self._use_gpu, self._gpu_bytes)
+
+    def _gpus(self) -> list[Gpu]:
+        """Those of the nodes, where they tell."""
+        count = int(sum(node.get("GPU", 0) for node in self._nodes()))
+        if not self._is_elsewhere:
+            return gpus()[:count]  # which knows what CUDA_VISIBLE_DEVICES names; Ray hides it from a task that asks for none
+        return [gpu for node in session.ask_nodes(self._ray) for gpu in node.gpus] if count else []
 
     def _possible(self) -> list[dict[str, float]]:
         """A node's resources, for each that is there, and one of each kind that the autoscaler may start."""

@@ -102,18 +102,25 @@ def opened(num_cpus: int | None, num_gpus: int | None, address: str | None) -> I
             signal.signal(signal.SIGTERM, on_sigterm)  # ray.init puts its own there, which exits on the spot
         try:
             yield ray
-        finally:
-            if address is None:
-                _end_in_a_thread(ray)
-            else:
-                ray.shutdown()
+        except BaseException:  # its workers may still train, and whoever handles this counts on their end
+            ray.shutdown()
+            raise
+        if address is None:
+            _end_in_a_thread(ray)
+        else:
+            ray.shutdown()
 
 
 def _end_in_a_thread(ray: Any) -> None:
-    """Ray waits over a second for its processes to end, in which a report can be made. This process ends no earlier than the thread."""
+    """Ray waits over a second for its processes to end, in which a report can be made."""
     global _ending
-    _ending = threading.Thread(target=ray.shutdown, name="end of Ray")
-    _ending.start()
+    thread = threading.Thread(target=ray.shutdown, name="end of Ray")
+    try:
+        thread.start()
+    except RuntimeError:  # no thread is to be had
+        ray.shutdown()
+    else:
+        _ending = thread
 
 
 def _wait_for_the_last_end() -> None:

@@ -48,5 +48,7 @@ def test_a_sweeps_folder_that_has_gone_is_not_made_anew(keeper: Keeper, sweep: P
         sweep.mkdir()
     with pytest.raises(MachineError):
         keeper.keep("one", LATER, set(LATER))
+    with pytest.raises(MachineError):  # nothing kept would mean: begin again
+        keeper.kept("one")
     assert list(sweep.parent.glob("sweep/**/*")) == []
     assert sweep.exists() == replaced
