@@ -98,10 +98,12 @@ class Cluster:
 
     def _gpus(self) -> list[Gpu]:
         """Those of the nodes, where they tell."""
-        count = int(sum(node.get("GPU", 0) for node in self._nodes()))
-        if not self._is_elsewhere:
-            return gpus()[:count]  # which knows what CUDA_VISIBLE_DEVICES names; Ray hides it from a task that asks for none
-        return [gpu for node in session.ask_nodes(self._ray) for gpu in node.gpus] if count else []
+        count = sum(node.get("GPU", 0) for node in self._nodes())
+        if not count:
+            return []
+        if self._is_elsewhere:
+            return [gpu for node in session.ask_nodes(self._ray) for gpu in node.gpus]
+        return gpus()[: int(count)]  # which knows what CUDA_VISIBLE_DEVICES names; Ray hides it from a task that asks for none
 
     def _possible(self) -> list[dict[str, float]]:
         """A node's resources, for each that is there, and one of each kind that the autoscaler may start."""

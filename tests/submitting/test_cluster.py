@@ -29,6 +29,7 @@ from archsweep.submitting.door import Token, parse_address
 from archsweep.submitting.follow import follow
 from archsweep.submitting.head import Head
 from archsweep.submitting.jobs import Request, read_log
+from benchmarks.faults import WAITING
 from tests.command_line.command import TINY_SPACE, run
 from tests.submitting.conftest import SECRET, head
 from tests.submitting.evil import Evil
@@ -41,14 +42,8 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
-OWN_METRIC = """import time
-
-def tokens_seen(model, windows):
+OWN_METRIC = """def tokens_seen(model, windows):
     return float(windows.numel())
-
-def wait(model, windows):
-    time.sleep(0.1)
-    return 0.0
 """
 CANARIES = {
     ".env": "canary-dotenv-90b1",
@@ -209,8 +204,9 @@ def test_a_running_sweep_is_one_job_can_be_fetched_and_stops_with_its_trials_sav
     cluster: Cluster, project: Path, tiny_text: Path
 ) -> None:
     endless = TINY_SPACE.format(tokens=40_000_000, text=tiny_text)  # mostly it waits, and leaves the processors to others
-    endless = endless.replace("num_evaluations=2", 'num_evaluations=40000, metrics=("own_metric:wait",)')
+    endless = endless.replace("num_evaluations=2", 'num_evaluations=40000, metrics=("waiting:wait",)')
     (project / "long.py").write_text(endless)
+    (project / "waiting.py").write_text(WAITING.format(seconds=0.1))
     following = subprocess.Popen(
         [sys.executable, "-m", "archsweep", "submit", "long.py", "-y", "--address", cluster.url],
         env=cluster.environment, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
