@@ -20,7 +20,7 @@ from archsweep.imports import without_collector
 from archsweep.running.autoscaler import node_types
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 CONNECT_SECONDS = 5.0  # that a cluster's head has to accept a connection
 ANSWER_SECONDS = 60.0  # that a cluster's nodes have to say what they are
@@ -106,19 +106,21 @@ def opened(num_cpus: int | None, num_gpus: int | None, address: str | None) -> I
             ray.shutdown()
             raise
         if address is None:
-            _end_in_a_thread(ray)
+            _end_in_a_thread(ray.shutdown)
         else:
             ray.shutdown()
 
 
-def _end_in_a_thread(ray: Any) -> None:
+def _end_in_a_thread(shutdown: Callable[[], object]) -> None:
     """Ray waits over a second for its processes to end, in which a report can be made."""
     global _ending
-    thread = threading.Thread(target=ray.shutdown, name="end of Ray")
+    with suppress(ImportError):  # imported by ray.shutdown; in its thread that would change sys.modules beside whoever goes through it
+        import ray.dag.compiled_dag_node  # noqa: F401
+    thread = threading.Thread(target=shutdown, name="end of Ray")
     try:
         thread.start()
     except RuntimeError:  # no thread is to be had
-        ray.shutdown()
+        shutdown()
     else:
         _ending = thread
 
