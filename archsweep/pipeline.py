@@ -234,7 +234,7 @@ def run(
                     storage = Storage(machine.cache_dir, machine.checkpoint_seconds, leavings.keep_models)
                     place, stopping = recorder.Place(folder), _early_stopping(settled, folder)
                     search = _search(settled, trials, place, ledger, progress, stopping)
-                    # A processor is idle while the last trials train, and while Ray ends.
+                    # A processor is idle while the last trials train.
                     prepare_report = partial(import_meanwhile, "archsweep.analysis.report")
                     watched = recorder.Recorder(place, progress, told, machine.cache, search, stopping, prepare_report)
                     _train(settled, trials, folder, machine, storage, watched, progress, search)

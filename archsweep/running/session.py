@@ -20,7 +20,7 @@ from archsweep.imports import without_collector
 from archsweep.running.autoscaler import node_types
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 CONNECT_SECONDS = 5.0  # that a cluster's head has to accept a connection
 ANSWER_SECONDS = 60.0  # that a cluster's nodes have to say what they are
@@ -39,7 +39,9 @@ _SETTINGS = {
     "RAY_prestart_worker_first_driver": "0",  # what Ray starts beforehand no trial has used: .4 s each
 }
 
-_ending: threading.Thread | None = None  # the thread in which the last Ray of our own ends
+# What Ray starts on one machine too, where there is nothing to scale, no output to pass on and no dashboard: .6 to 1 s of processor each,
+# and a second of waiting for the first one's end.
+_NEEDLESS = ("start_monitor", "start_log_monitor", "start_api_server")
 
 
 def nodes(address: str) -> list[Node]:
@@ -84,10 +86,9 @@ def ask_nodes(ray: Any) -> list[Node]:
 def opened(num_cpus: int | None, num_gpus: int | None, address: str | None) -> Iterator[Any]:
     """Ray, for the length of the block: our own, closed to the network, sized by `num_cpus` and `num_gpus` (default: what the machine has),
     or the cluster at `address`. Raises MachineError where it cannot start or be reached."""
-    _wait_for_the_last_end()
     if address is not None:
         _check_it_answers(address)
-    with _environment(own=address is None), _closed(own=address is None):
+    with _environment(own=address is None), _small(own=address is None):
         import ray
 
         for name in ("ray", "ray.tune", "ray.train", "ray.data"):
@@ -102,32 +103,8 @@ def opened(num_cpus: int | None, num_gpus: int | None, address: str | None) -> I
             signal.signal(signal.SIGTERM, on_sigterm)  # ray.init puts its own there, which exits on the spot
         try:
             yield ray
-        except BaseException:  # its workers may still train, and whoever handles this counts on their end
+        finally:
             ray.shutdown()
-            raise
-        if address is None:
-            _end_in_a_thread(ray.shutdown)
-        else:
-            ray.shutdown()
-
-
-def _end_in_a_thread(shutdown: Callable[[], object]) -> None:
-    """Ray waits over a second for its processes to end, in which a report can be made."""
-    global _ending
-    with suppress(ImportError):  # imported by ray.shutdown; in its thread that would change sys.modules beside whoever goes through it
-        import ray.dag.compiled_dag_node  # noqa: F401
-    thread = threading.Thread(target=shutdown, name="end of Ray")
-    try:
-        thread.start()
-    except RuntimeError:  # no thread is to be had
-        shutdown()
-    else:
-        _ending = thread
-
-
-def _wait_for_the_last_end() -> None:
-    if _ending is not None:
-        _ending.join()
 
 
 @contextmanager
@@ -141,26 +118,37 @@ def _environment(own: bool) -> Iterator[None]:
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         if not _has_token():
             os.environ["RAY_AUTH_TOKEN"] = _own_token()
+    with without_collector():
+        from ray._raylet import Config  # type: ignore[attr-defined]  # compiled
+
+    Config.initialize("")  # reads the environment again: this process may have imported Ray before
     try:
         yield
     finally:
         for name in os.environ.keys() - before.keys():  # never all of them: other threads read theirs
             del os.environ[name]
         os.environ.update(before)
+        Config.initialize("")
 
 
 @contextmanager
-def _closed(own: bool) -> Iterator[None]:
-    """Ray's switch for one machine, of a Ray that this process had imported before the environment said so."""
+def _small(own: bool) -> Iterator[None]:
+    """A Ray of our own is for one machine, and starts what trials need."""
     with without_collector():
         from ray._private import ray_constants
+        from ray._private.node import Node
 
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = before and not own
+    # The first is read from the environment by whatever imports Ray first.
+    ours: list[tuple[Any, str, Any]] = [(ray_constants, "ENABLE_RAY_CLUSTER", False)] if own else []
+    ours += [(Node, start, lambda *_, **__: None) for start in _NEEDLESS if own and hasattr(Node, start)]
+    before = [(where, name, getattr(where, name)) for where, name, _ in ours]
+    for where, name, value in ours:
+        setattr(where, name, value)
     try:
         yield
     finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
+        for where, name, value in before:
+            setattr(where, name, value)
 
 
 def _check_it_answers(address: str) -> None:

@@ -1,69 +1,42 @@
-"""How a Ray of our own ends: beside what comes after, unless something went wrong, and before the next one."""
+"""A Ray of our own: behind a token, with no more processes than trials need, and gone at its end."""
 
 from __future__ import annotations
 
-import threading
-from types import SimpleNamespace
-from typing import TYPE_CHECKING
+import json
+import os
+import subprocess
+import sys
 
 import pytest
+
+# As a notebook may: Ray is imported before anything says what a Ray of our own is to be, and used afterwards as it was.
+SCRIPT = """
+import json
+import psutil
 import ray
+from ray._raylet import AuthenticationMode, get_authentication_mode
 
-from archsweep.running import session
+from archsweep.running.session import opened
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-PATIENCE_SECONDS = 60.0
-
-
-@pytest.fixture
-def end(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
-    """A Ray whose end lasts until it `may`, and then is `over`."""
-    state = SimpleNamespace(may=threading.Event(), over=threading.Event())
-
-    def shutdown() -> None:
-        assert state.may.wait(PATIENCE_SECONDS)
-        state.over.set()
-
-    monkeypatch.setattr(ray, "init", lambda **options: None)
-    monkeypatch.setattr(ray, "shutdown", shutdown)
-    yield state
-    state.may.set()
-    session._wait_for_the_last_end()
+before = get_authentication_mode()
+with opened(1, 0, None):
+    locked = get_authentication_mode() == AuthenticationMode.TOKEN
+    children = psutil.Process().children(recursive=True)
+    commands = [" ".join(each.cmdline()) for each in children]
+    answer = ray.get(ray.remote(lambda: 2).remote())
+alive = [each.pid for each in psutil.wait_procs(children, timeout=30)[1]]
+print(json.dumps({"answer": answer, "locked": locked, "kept": get_authentication_mode() == before, "commands": commands, "alive": alive}))
+"""
 
 
-def test_what_comes_after_does_not_wait_for_the_end_and_the_next_ray_does(end: SimpleNamespace) -> None:
-    with session.opened(1, 0, None):
-        pass
-    assert not end.over.is_set()
-    came = threading.Event()
-
-    def again() -> None:
-        with session.opened(1, 0, None):
-            assert end.over.is_set()
-            came.set()
-
-    thread = threading.Thread(target=again)
-    thread.start()
-    end.may.set()
-    assert came.wait(PATIENCE_SECONDS)
-    thread.join()
-
-
-def test_after_an_error_nothing_of_ray_is_left(end: SimpleNamespace) -> None:
-    end.may.set()
-    with pytest.raises(KeyboardInterrupt), session.opened(1, 0, None):
-        raise KeyboardInterrupt
-    assert end.over.is_set()
-    assert "end of Ray" not in {thread.name for thread in threading.enumerate()}
-
-
-def test_without_a_thread_to_be_had_the_end_is_waited_for(end: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    def start(thread: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    end.may.set()
-    with session.opened(1, 0, None):
-        monkeypatch.setattr(threading.Thread, "start", start)
-    assert end.over.is_set()
+@pytest.mark.slow
+def test_a_process_that_has_ray_already_gets_a_small_one_behind_a_token() -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    ran = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads(ran.stdout.splitlines()[-1])
+    assert (found["answer"], found["locked"], found["kept"]) == (2, True, True)
+    assert any("raylet/raylet" in command for command in found["commands"])
+    for needless in ("monitor.py", "dashboard/dashboard.py"):  # the autoscaler's and the logs', and the dashboard's server
+        assert not [command for command in found["commands"] if needless in command]
+    assert found["alive"] == []

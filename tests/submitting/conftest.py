@@ -74,8 +74,9 @@ def free_ports(count: int) -> list[int]:
 
 
 def _answers(url: str, token: str) -> bool:
+    """Whether the head takes jobs, which it does a while after it tells its version; what asks too early may wait for long."""
     with suppress(OSError):
-        request = urllib.request.Request(f"{url}/api/version", headers={"Authorization": f"Bearer {token}"})
+        request = urllib.request.Request(f"{url}/api/jobs/", headers={"Authorization": f"Bearer {token}"})
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=5):
             return True
     return False
