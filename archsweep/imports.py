@@ -20,8 +20,8 @@ _blocks, _was_on = 0, False  # blocks that are without the collector now, and wh
 
 @contextmanager
 def without_collector() -> Iterator[None]:
-    """For a block that imports: looking for garbage among what modules define, again and again, takes a fifth of the time of importing
-    torch and transformers. Blocks of several threads may overlap."""
+    """For a block that imports, or makes as many objects at once: looking for garbage among what modules define, again and again, takes a
+    fifth of the time of importing torch and transformers. Blocks of several threads may overlap."""
     global _blocks, _was_on
     with _lock:
         _was_on = gc.isenabled() if _blocks == 0 else _was_on

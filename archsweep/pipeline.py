@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
 
 Text = tuple[object, ...]
+# What makes a report, and what it imports only as it goes.
+_REPORTING = ("archsweep.analysis.report", "statsmodels.formula.api", "matplotlib.backends.backend_pdf")
 
 
 @dataclass(frozen=True)
@@ -235,7 +237,7 @@ def run(
                     place, stopping = recorder.Place(folder), _early_stopping(settled, folder)
                     search = _search(settled, trials, place, ledger, progress, stopping)
                     # A processor is idle while the last trials train.
-                    prepare_report = partial(import_meanwhile, "archsweep.analysis.report")
+                    prepare_report = partial(import_meanwhile, *_REPORTING)
                     watched = recorder.Recorder(place, progress, told, machine.cache, search, stopping, prepare_report)
                     _train(settled, trials, folder, machine, storage, watched, progress, search)
 

@@ -53,7 +53,7 @@ ROOMS = {
         {"pydantic", "pathspec", "pyarrow", "ray", "aiohttp", "requests"},
     ),
     "analysis": (
-        {"atomic", "errors", "config", "records", "analysis"},
+        {"atomic", "imports", "errors", "config", "records", "analysis"},
         {"pandas", "numpy", "scipy", "statsmodels", "seaborn", "matplotlib", "jinja2", "markupsafe", "optuna"},
     ),
 }

@@ -33,6 +33,7 @@ from archsweep.analysis.verdicts import (
 from archsweep.analysis.words import loss, short, words
 from archsweep.atomic import write_atomically
 from archsweep.errors import RecordError
+from archsweep.imports import without_collector
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -241,7 +242,7 @@ def png(figure: Figure) -> bytes:
 def pdf(figure: Figure) -> bytes:
     """A figure as a PDF for papers: its text stays text, in an embedded font; without a date, so that it is the same each time."""
     buffer = BytesIO()
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(STYLE), without_collector():  # what of a font goes into the file is found in many small objects
         figure.savefig(buffer, format="pdf", metadata={"CreationDate": None})
     return buffer.getvalue()
 
