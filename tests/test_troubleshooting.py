@@ -375,6 +375,9 @@ PROVOCATIONS: dict[str, Callable[[Scene], object]] = {
     "base.max_tokens must be a number of tokens": lambda scene: Space(base=scene.config.copy(max_tokens=None), compare=LAYERS),
     "holds another plan than this one": lambda scene: reconcile(plan_of(scene), plan_of(scene, repeat=5), extend=False),
     "cannot be extended:": lambda scene: reconcile(plan_of(scene), plan_of(scene, tune=RATES), extend=True),
+    "holds a search in which": lambda scene: reconcile(
+        plan_of(scene, method=Optuna(2), tune=RATES), plan_of(scene, method=Optuna(2), tune=RATES, prune_tune=True), extend=False
+    ),
     "fixed what is tested before it ran": lambda scene: reconcile(plan_of(scene), plan_of(scene, margin=0.01), extend=True),
     "must be a plan and cannot be read. Remove it": a_damaged_plan,
     'must have a column "text" of strings, got': another_parquet,

@@ -24,13 +24,15 @@ def reconcile(recorded: Plan, planned: Plan, *, extend: bool) -> Plan:
 
     A variant's new replicas become a trial of their own, so that none is trained twice. Raises SpaceError where they may not be joined.
     """
-    if planned.search_id is not None and planned.search_id == recorded.search_id:
-        return planned.goes_on(recorded)
     if (recorded.reference, recorded.margin) != (planned.reference, planned.margin):
         raise SpaceError(
             f"{planned.name} fixed what is tested before it ran: {_family(recorded)}. The space now says {_family(planned)}; chosen after "
             "seeing losses, it would make the p-values untrue. Restore it, or give this sweep a name of its own with --name."
         )
+    if planned.search_id is not None and planned.search_id == recorded.search_id:
+        from archsweep.planning.search import gone_on  # optuna takes a second to import
+
+        return gone_on(planned, recorded)
     if planned.search_id == recorded.search_id and {trial.id for trial in planned.trials} == {trial.id for trial in recorded.trials}:
         return _joined(recorded, planned, planned.trials)  # an id names all of a trial's content: there is nothing to compare
     there = _models(recorded)

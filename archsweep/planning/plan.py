@@ -117,10 +117,6 @@ class Plan(BaseModel):
         """Whether something looks at whole trials before their end: then none is trained in parts."""
         return bool(self.method or self.early_stopping or any(trial.prune_tune for trial in self.trials))
 
-    def goes_on(self, recorded: Plan) -> Plan:
-        """This search with the points of the recorded one, which asked the same; it may have another number of trials."""
-        return self.model_copy(update={"trials": recorded.trials, "refused": recorded.refused, "points": recorded.points})
-
     @property
     def budgets(self) -> tuple[Budget, ...]:
         """Every budget that its variants share."""

@@ -9,6 +9,7 @@ import json
 import random
 import warnings
 from contextlib import nullcontext
+from functools import partial
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -16,8 +17,9 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import BaseTrial, FixedTrial, FrozenTrial, TrialState, create_trial
 
+from archsweep.config import label
 from archsweep.errors import SpaceError
 from archsweep.planning.grid import Refusal, chosen, plain, variant_of
 from archsweep.planning.plan import Plan, Point, Trial, settled, trial_of
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
+    from archsweep.space import Space
     from archsweep.vocabulary import Values
 
 FIRST = 10  # trials that depend on no result (optuna's own number), and the size of NSGA-II's generations
@@ -49,6 +52,32 @@ class Result(NamedTuple):
     losses: Mapping[int, float] = {}
 
 
+def gone_on(planned: Plan, recorded: Plan) -> Plan:
+    """The planned search with the points of the recorded one, which may have asked for another number of trials. Raises SpaceError where
+    a point would train something else now."""
+    space = _space(planned)
+    asked = [FixedTrial(point.params) for point in recorded.points]
+    variants = [variant_of(space, chosen(space, partial(_suggested, trial))) for trial in asked]
+    trials: dict[str, Trial] = {}
+    for point, variant in zip(recorded.points, settled(space, variants), strict=True):
+        trial = None if isinstance(variant, Refusal) else trial_of(planned, space, variant)
+        if point.trial != (trial and trial.id):
+            values = variant.variant if isinstance(variant, Refusal) else variant.values
+            raise SpaceError(
+                f"{planned.name} holds a search in which {label(values)} was something else: its derive, constrain or prune_tune was "
+                "different, or another version of the trainer made it. Restore it, or give this sweep a name of its own with --name."
+            )
+        if trial is not None:
+            trials.setdefault(trial.id, trial)
+    return planned.model_copy(update={"trials": tuple(trials.values()), "refused": recorded.refused, "points": recorded.points})
+
+
+def _space(plan: Plan) -> Space:
+    if plan.space is None or plan.method is None:
+        raise SpaceError(f"{plan.name} must be planned from its search space to go on, and it was read from a file. Plan it again.")
+    return plan.space
+
+
 class Search:
     """Asks a sampler for points, refuses those that cannot be trained, and gives those it has trained before their result again.
 
@@ -66,11 +95,11 @@ class Search:
         opened: Callable[[], AbstractContextManager[object]] = nullcontext,
         recorded: Callable[[Trial], Result | None] = lambda trial: None,
     ) -> None:
-        if plan.space is None or plan.method is None:
-            raise SpaceError(f"{plan.name} must be planned from its search space to go on, and it was read from a file. Plan it again.")
+        self._space = _space(plan)
+        assert plan.method is not None
+        self._method = plan.method
         self.plan = plan
         self.exhausted = False
-        self._space, self._method = plan.space, plan.method
         self._keep, self._opened, self._recorded = keep, opened, recorded
         self._several = len(plan.method.objectives) > 1
         self._numbers: list[int] = []  # of the points in the study
@@ -142,7 +171,7 @@ class Search:
         """Ask once. The plan is kept before anything is trained, so that a kill forgets nothing."""
         self._study.sampler = self._sampler()
         asked = self._study.ask()
-        values = chosen(self._space, lambda name, values: _suggested(asked, name, values))
+        values = chosen(self._space, partial(_suggested, asked))
         (variant,) = settled(self._space, [variant_of(self._space, values)])
         known = {trial.id: trial for trial in self.plan.trials}
         point = Point(params=asked.params, attributes=self._known(asked.number).system_attrs)
@@ -328,7 +357,7 @@ def _quiet() -> warnings.catch_warnings[None]:
     return warnings.catch_warnings(action="ignore")
 
 
-def _suggested(asked: optuna.Trial, name: str, values: Values) -> JsonValue:
+def _suggested(asked: BaseTrial, name: str, values: Values) -> JsonValue:
     """What the sampler chooses for one field."""
     if isinstance(values, Choice):
         words = _words(values)

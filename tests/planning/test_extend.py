@@ -12,7 +12,7 @@ from archsweep.config import ExperimentConfig
 from archsweep.errors import SpaceError
 from archsweep.planning.extend import reconcile
 from archsweep.planning.plan import Plan, make_plan
-from archsweep.space import Budget, Choice, Space
+from archsweep.space import Budget, Choice, IntRange, LogUniform, Optuna, Space
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,6 +62,45 @@ def test_a_trial_that_goes_on_is_the_model_that_its_name_says(base: ExperimentCo
 def test_another_question_is_refused_with_two_ways_out() -> None:
     with pytest.raises(SpaceError, match=r"holds another plan than this one.*--extend.*--name"):
         reconcile(plan(), plan(repeat=3), extend=False)
+
+
+def searched(trials: int = 12, base: ExperimentConfig = BASE, **roles: Any) -> Plan:
+    roles = {"compare": {"num_layers": IntRange(1, 8), "learning_rate": LogUniform(1e-3, 1e-1)}} | roles
+    return make_plan("search", "How deep?", Space(base=base, method=Optuna(trials), **roles), "corpus")
+
+
+def test_a_search_goes_on_with_its_points_as_it_is_asked_for_now() -> None:
+    recorded = searched(4)
+    assert len(recorded.trials) == 4
+    goes_on = reconcile(recorded, searched(20, BASE.copy(device="cpu")), extend=False)
+    assert (goes_on.points, goes_on.size) == (recorded.points, 20)
+    assert [trial.id for trial in goes_on.trials] == [trial.id for trial in recorded.trials]
+    assert {trial.config.device for trial in goes_on.trials} == {"cpu"}
+
+
+def smaller_batches(config: ExperimentConfig) -> ExperimentConfig:
+    return config.copy(batch_size=2)
+
+
+def shallow(config: ExperimentConfig) -> str | None:
+    return "too deep" if config.num_layers > 4 else None
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"derive": smaller_batches}, r"num_layers=\d learning_rate=\S+ was something else: its derive, constrain or prune_tune"),
+        ({"constrain": shallow}, "was something else"),
+        ({"prune_tune": True, "tune": RATES, "compare": {"num_layers": IntRange(1, 8)}}, "was something else"),
+        ({"margin": 0.2}, "fixed what is tested before it ran"),
+    ],
+    ids=lambda each: next(iter(each)) if isinstance(each, dict) else "",
+)
+def test_a_search_whose_points_or_margin_would_be_others_now_is_refused(changes: dict[str, Any], said: str) -> None:
+    same = {name: changes[name] for name in ("tune", "compare") if name in changes}
+    for before, now in ((same, changes), (changes, same)):
+        with pytest.raises(SpaceError, match=said):
+            reconcile(searched(**before), searched(**now), extend=False)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from archsweep.config import ExperimentConfig
 from archsweep.errors import SpaceError
 from archsweep.planning.memory import stack_memory_bytes
 from archsweep.planning.plan import Plan, Trial, make_plan
-from archsweep.planning.search import FIRST, Result, Search
+from archsweep.planning.search import FIRST, Result, Search, gone_on
 from archsweep.space import ASHA, Choice, IntRange, LogUniform, Optuna, Space, Uniform, When
 from archsweep.vocabulary import Sampler
 
@@ -63,7 +63,7 @@ def test_one_seed_gives_one_sequence_also_after_a_kill_and_from_what_plan_and_re
 
     killed = Search(made, keep=lambda grown: grown.save(tmp_path / "plan.json"))
     results = train(killed, list(made.trials), most=12)
-    goes_on = made.goes_on(Plan.load(tmp_path / "plan.json"))
+    goes_on = gone_on(made, Plan.load(tmp_path / "plan.json"))
     again = Search(goes_on, results)
     train(again, [trial for trial in goes_on.trials if trial.id not in results])
     assert points(again) == points(whole)
