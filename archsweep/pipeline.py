@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from archsweep import extensions
 from archsweep.atomic import OTHER_RESULTS, must_be_writable, write_atomically
-from archsweep.config import FAMILIES, NAME_PATTERN, label
+from archsweep.config import FAMILIES, NAME_PATTERN, ExperimentConfig, Replica, label
 from archsweep.errors import ConfigError, DataError, MachineError, RecordError, SpaceError, nearest
 from archsweep.imports import import_meanwhile
 from archsweep.planning import find, throughput
@@ -24,7 +24,7 @@ from archsweep.planning.forecast import forecast as make_forecast
 from archsweep.planning.grid import Variant
 from archsweep.planning.plan import Plan, make_plan, make_single_plan, replicas_of, sized
 from archsweep.records import remote
-from archsweep.records.schema import CHECKPOINT_FOLDER, CONFIG_FILE, JOURNAL_FILE, MODEL_FOLDER, PLAN_FILE, TRIALS_FOLDER
+from archsweep.records.schema import CHECKPOINT_FOLDER, CONFIG_FILE, JOURNAL_FILE, PLAN_FILE, TRIALS_FOLDER
 from archsweep.running.machine import Machine as Machine
 from archsweep.running.machine import circumstances, device_name
 from archsweep.training.corpus import default_cache_dir, identify
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
     from archsweep.analysis.compare import Comparison
     from archsweep.analysis.export import Format, Which
-    from archsweep.config import ExperimentConfig, Replica
     from archsweep.planning.length import Speed
     from archsweep.planning.plan import Trial
     from archsweep.planning.search import Result, Search
@@ -398,27 +397,35 @@ def export_table(folder: Path, which: Which, form: Format, target: Path | None =
 
 def export(folder: Path, variant: str, target: Path, say: Callable[[str], object] = print) -> Path:
     """Copy the best model of a variant, named as its `label` is, to `target`: a folder that Hugging Face's Auto classes open. Of a variant
-    that has not finished it is the best so far, which `say` is told.
+    that has not finished it is the best so far, and where the best replica has left none, as each trial leaves its own best alone, the best
+    that has; `say` is told.
 
     Raises RecordError for a variant that is not there or has no model, ConfigError where `target` exists.
     """
     from archsweep.records import read
     from archsweep.records.files import load_plan
+    from archsweep.running.recorder import kept_models
+    from archsweep.running.trackers import replica_name
 
     variants = {label(trial["variant"]) for trial in load_plan(folder)["trials"]}
     if variant not in variants:
         raise RecordError(f"{folder} has no variant {variant!r}: {nearest(variant, variants)}")
     if target.exists():
         raise ConfigError(f"{target} must not exist yet, so that nothing in it is lost. Give another folder with --to.")
-    best = read.best_trial(folder, variant)
-    trial = folder / TRIALS_FOLDER / best.id if best else None
-    if best and trial and (trial / MODEL_FOLDER).is_dir():
+    finished, is_of_a_part = read.best_replicas(folder, variant)
+    homes = {trial: folder / TRIALS_FOLDER / trial for trial, _ in finished}
+    kept = {trial: kept_models(home) for trial, home in homes.items()}
+    if found := next(((trial, replica) for trial, replica in finished if replica_name(replica.model_dump()) in kept[trial]), None):
+        trial, replica = found
+        config = ExperimentConfig.load(homes[trial] / CONFIG_FILE).copy(**replica.model_dump())
         with must_be_writable(target, "Give another folder with --to."):
-            shutil.copytree(trial / MODEL_FOLDER, target)
-            shutil.copy(trial / CONFIG_FILE, target / "experiment.json")
-        if best.is_of_a_part:
+            shutil.copytree(kept[trial][replica_name(replica.model_dump())], target)
+            config.save(target / "experiment.json")
+        if found != finished[0]:
+            say(f"of {variant}, {label(finished[0][1].model_dump())} is best and has left no model: this is {label(replica.model_dump())}")
+        if is_of_a_part:
             say(f"{variant} has not finished: this is the best of its trials that have")
-    elif best or not _export_best_so_far(folder, variant, target, say):
+    elif finished or not _export_best_so_far(folder, variant, target, say):
         raise RecordError(
             f"{variant} has no model: a trial leaves one when it has finished, unless --keep-models is none, and its best so far each time "
             "that it saves itself; one that was stopped early or diverged leaves none. Run the sweep again, if it has not ended."

@@ -7,14 +7,14 @@ import math
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from archsweep.atomic import write_atomically
-from archsweep.config import ExperimentConfig, label
+from archsweep.config import ExperimentConfig, Replica, label
 from archsweep.errors import RecordError
 from archsweep.records.files import IDENTITY, Row, load_plan, read_json, read_records
 from archsweep.records.schema import (
@@ -68,24 +68,17 @@ def collect(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     return _pandas(results), _pandas(curves)
 
 
-class BestTrial(NamedTuple):
-    """A variant's best trial of those that have finished, by its id, and whether others of the variant have not ended, or may be tried
-    again."""
-
-    id: str
-    is_of_a_part: bool
-
-
-def best_trial(folder: str | Path, variant: str) -> BestTrial | None:
-    """The trial with a variant's lowest loss, within its setting of the lowest mean over seeds; None where none has finished."""
+def best_replicas(folder: str | Path, variant: str) -> tuple[list[tuple[str, Replica]], bool]:
+    """A variant's finished replicas, each after its trial's id: the lowest loss first, and those of the setting with the lowest mean over
+    seeds before all others; and whether some of its replicas have not ended, or may be tried again."""
     rows = load(folder)
     rows = rows[rows["variant"] == variant]
     finished = rows[rows["status"] == "finished"]
-    if finished.empty:
-        return None
     means = finished.groupby(["learning_rate", "weight_decay"])["val_loss"].transform("mean")
-    best = finished[means == means.min()]
-    return BestTrial(str(best.loc[best["val_loss"].idxmin(), "trial_id"]), bool(rows["status"].isin(["unfinished", "failed"]).any()))
+    ranked = finished.assign(mean=means).sort_values(["mean", "learning_rate", "weight_decay", "val_loss"])
+    replicas = ranked[list(Replica.model_fields)].to_dict("records")
+    best = list(zip(ranked["trial_id"], map(Replica.model_validate, replicas), strict=True))
+    return best, bool(rows["status"].isin(["unfinished", "failed"]).any())
 
 
 def from_experiments(experiments: Sequence[ExperimentResults]) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -12,8 +12,9 @@ from archsweep.atomic import must_be_writable
 from archsweep.planning import throughput
 from archsweep.records import write
 from archsweep.records.files import read_records
-from archsweep.records.schema import CHECKPOINT_FOLDER, OUTCOME_FILE, RECORDS_FILE, TRIALS_FOLDER
-from archsweep.training.best import best_setting_loss
+from archsweep.records.schema import CHECKPOINT_FOLDER, MODEL_FOLDER, MODELS_FOLDER, OUTCOME_FILE, RECORDS_FILE, TRIALS_FOLDER
+from archsweep.running.trackers import replica_name
+from archsweep.training.best import best_replica, best_setting_loss
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -227,6 +228,16 @@ def recorded_result(folder: Path) -> Result | None:
         return None
     losses = {step: best_setting_loss(rows) for step, rows in write.recorded_evaluations(folder).items()}
     return Result(outcome.status, losses[max(losses)] if losses else float("inf"), outcome.decode_tokens_per_second, losses)
+
+
+def kept_models(folder: Path) -> dict[str, Path]:
+    """The models that the trial in `folder` has left, by their replicas' names: its best one's, or every one's."""
+    found = {path.name: path for path in (folder / MODELS_FOLDER).glob("*")}
+    evaluations = write.recorded_evaluations(folder)
+    rows = evaluations[max(evaluations)] if evaluations else []
+    if (folder / MODEL_FOLDER).is_dir() and rows and (best := best_replica(rows)) is not None:
+        found[replica_name(rows[best])] = folder / MODEL_FOLDER
+    return found
 
 
 def reuse(trials: Sequence[Trial], folder: Path) -> list[Trial]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -74,12 +75,49 @@ def test_a_variants_best_model_is_exported_opens_by_itself_and_writes_text(
     loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
     assert loss.item() == pytest.approx(best_row.val_loss, rel=1e-5)
 
+    own = ExperimentConfig.load(tmp_path / "exported" / "experiment.json")
+    assert (own.learning_rate, own.seed) == (best_row.learning_rate, best_row.seed)
+
     for words, message in (
         (("num_layers=3",), "has no variant 'num_layers=3': did you mean num_layers="),
         (("num_layers=2", "--to", str(tmp_path / "exported")), "must not exist yet"),
     ):
         assert run("export", "one_or_two", *words, *results) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_model_is_exported_as_what_it_is_where_the_best_replica_has_left_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two trials of one variant, as after --extend with more seeds, each with the model of its own best replica."""
+    folder, losses = tmp_path / "grown", {(1e-3, 0): 4.3, (1e-3, 1): 4.3, (3e-3, 0): 4.2, (3e-3, 1): 4.2, (1e-3, 2): 4.15, (3e-3, 2): 4.1}
+    losses |= {(1e-3, 3): 3.9, (3e-3, 3): 4.0}  # by the mean over seeds the larger rate is best, by this trial's own the smaller
+
+    def loss(variant: Any, rate: float, seed: int) -> float:
+        return losses[rate, seed]
+
+    plans = []
+    for seeds in ((0, 1, 2), (3,)):
+        write_sweep(folder, [{"num_layers": 1}], loss, rates=(1e-3, 3e-3), seeds=seeds, name="grown")
+        plans.append(json.loads((folder / "plan.json").read_text()))
+    first, second = (plan["trials"][0]["id"] for plan in plans)
+    (folder / "plan.json").write_text(json.dumps(plans[0] | {"trials": [*plans[0]["trials"], *plans[1]["trials"]], "repeat": 4}))
+    for trial in (first, second):
+        (folder / "trials" / trial / "model").mkdir()
+        (folder / "trials" / trial / "model" / "of").write_text(trial)
+
+    def exported(to: str) -> tuple[str, float, int, str]:
+        assert run("export", "grown", "num_layers=1", "--to", str(tmp_path / to), "--results", str(tmp_path)) == 0
+        config = ExperimentConfig.load(tmp_path / to / "experiment.json")
+        return (tmp_path / to / "of").read_text(), config.learning_rate, config.seed, capsys.readouterr().out
+
+    *found, said = exported("one")
+    assert found == [first, 3e-3, 2]
+    assert "seed=3 learning_rate=0.003 weight_decay=0.1 is best and has left no model: this is seed=2 learning_rate=0.003" in said
+    kept = folder / "trials" / second / "models" / "learning_rate-0.003_weight_decay-0.1_seed-3"  # as --keep-models all leaves them
+    kept.mkdir(parents=True)
+    (kept / "of").write_text("the best")
+    *found, said = exported("two")
+    assert found == ["the best", 3e-3, 3]
+    assert "has left no model" not in said
 
 
 def planted_sweep(results: Path, name: str, *layers: int, **more: Any) -> Path:
