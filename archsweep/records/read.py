@@ -62,9 +62,11 @@ def load_both(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 def collect(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Read every trial's records and write results.parquet and curves.parquet beside the plan; returns both as dataframes."""
     folder = Path(folder)
+    load_plan(folder)
+    newest = _newest_record(folder)  # before they are read: what is recorded from now on may be missing in what is written below
     results, curves = _gather(folder)
-    write_atomically(folder / RESULTS_FILE, parquet(results))
-    write_atomically(folder / CURVES_FILE, parquet(curves))
+    write_atomically(folder / RESULTS_FILE, parquet(results), mtime_ns=newest)
+    write_atomically(folder / CURVES_FILE, parquet(curves), mtime_ns=newest)
     return _pandas(results), _pandas(curves)
 
 
@@ -108,17 +110,16 @@ def _load(folder: Path, name: str, columns: Sequence[Column]) -> pd.DataFrame:
 
 def _collected(path: Path, columns: Sequence[Column]) -> pa.Table | None:
     """What was collected into `path`; None where it is older than a record, or of other columns."""
-    if not _is_newer_than_the_records(path):
+    if not path.is_file() or path.stat().st_mtime_ns < _newest_record(path.parent):
         return None
     table = pq.read_table(path)
     return table if table.column_names == [column.name for column in columns] else None
 
 
-def _is_newer_than_the_records(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    sources = [path.parent / PLAN_FILE, *path.parent.glob(f"trials/*/{RECORDS_FILE}"), *path.parent.glob(f"trials/*/{OUTCOME_FILE}")]
-    return path.stat().st_mtime_ns > max(source.stat().st_mtime_ns for source in sources)
+def _newest_record(folder: Path) -> int:
+    """When the plan or a trial's records or outcome were last written, in nanoseconds."""
+    sources = [folder / PLAN_FILE, *folder.glob(f"trials/*/{RECORDS_FILE}"), *folder.glob(f"trials/*/{OUTCOME_FILE}")]
+    return max(source.stat().st_mtime_ns for source in sources)
 
 
 _TRIALS_AT_ONCE = 200  # a record takes ten times the memory as a dict that it takes in a column

@@ -82,6 +82,28 @@ def test_a_parquet_older_than_a_record_is_not_believed(tmp_path: Path) -> None:
     assert read.load(folder)["val_loss"].iloc[0] == 9.75
 
 
+def test_what_is_recorded_while_records_are_collected_is_not_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, gather = sweep(tmp_path), read._gather
+
+    def slowly(folder: Path) -> Any:
+        found = gather(folder)
+        with records_of(folder).open("a") as file:
+            file.write(json.dumps(record(REPLICA, 300, 9.75)) + "\n")
+        return found
+
+    long_ago = 10**18  # so that the file system's clock has moved on since
+    for path in (folder / "plan.json", *folder.glob("trials/*/*")):
+        os.utime(path, ns=(long_ago, long_ago))
+    monkeypatch.setattr(read, "_gather", slowly)
+    read.collect(folder)
+    monkeypatch.undo()
+    assert read.load(folder)["val_loss"].iloc[0] == 9.75
+    read.collect(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(read, "_gather", pytest.fail)
+        assert read.load(folder)["val_loss"].iloc[0] == 9.75, "nothing was recorded since, and it is read at once"
+
+
 def test_costs_are_the_plans_and_flops_count_the_tokens_that_were_seen(tmp_path: Path) -> None:
     folder = sweep(tmp_path, outcomes={1: None}, records={1: 0.34}, parameters=lambda variant: 10_000 * variant["num_layers"])
     results = read.load(folder)
