@@ -24,7 +24,7 @@ from archsweep.planning.forecast import forecast as make_forecast
 from archsweep.planning.grid import Variant
 from archsweep.planning.plan import Plan, make_plan, make_single_plan, replicas_of, sized
 from archsweep.records import remote
-from archsweep.records.schema import CHECKPOINT_FOLDER, CONFIG_FILE, JOURNAL_FILE, PLAN_FILE, TRIALS_FOLDER
+from archsweep.records.schema import CHECKPOINT_FOLDER, CONFIG_FILE, JOURNAL_FILE, MODELS_FOLDER, PLAN_FILE, TRIALS_FOLDER
 from archsweep.running.machine import Machine as Machine
 from archsweep.running.machine import circumstances, device_name
 from archsweep.training.corpus import default_cache_dir, identify
@@ -221,7 +221,7 @@ def run(
         left = recorder.to_train(settled.trials, folder, retry_failed=ledger.retry_failed)
         if not ledger.fresh:
             settled, left = parts.as_others_have_them(settled, left, folder)
-        reused = [] if ledger.fresh else recorder.reuse(left, folder)
+        reused = [] if ledger.fresh else recorder.reuse(left, folder, leavings.keep_models)
         trials = [trial for trial in left if trial not in reused]
         progress = Progress(settled, trials, folder, console)
         with progress.written():
@@ -230,11 +230,14 @@ def run(
                 progress.say(f"{skipped} of {len(settled.trials)} trials are {ended} and stay as they are")
             if reused:
                 progress.say(f"{len(reused)} trials are taken from other sweeps in {folder.parent}; --fresh trains them")
+                lacking = sum(not (folder / TRIALS_FOLDER / trial.id / MODELS_FOLDER).is_dir() for trial in reused)
+                if leavings.keep_models == "all" and lacking:
+                    progress.say(f"{lacking} of them have their best model alone, as it was kept there; --fresh trains them and keeps all")
             if trials or len(settled.trials) < settled.size:
                 with trackers.opened(settled, folder, leavings.track, progress.say) as told:
                     storage = Storage(machine.cache_dir, machine.checkpoint_seconds, leavings.keep_models)
                     place, stopping = recorder.Place(folder), _early_stopping(settled, folder)
-                    search = _search(settled, trials, place, ledger, progress, stopping)
+                    search = _search(settled, trials, place, ledger, progress, stopping, leavings.keep_models)
                     # A processor is idle while the last trials train.
                     prepare_report = partial(import_meanwhile, *_REPORTING)
                     watched = recorder.Recorder(place, progress, told, machine.cache, search, stopping, prepare_report)
@@ -294,7 +297,13 @@ def _runner(machine: Machine) -> Callable[..., object] | None:
 
 
 def _search(
-    plan: Plan, trials: list[Trial], place: Place, ledger: Ledger, progress: Progress, early_stopping: EarlyStopping | None
+    plan: Plan,
+    trials: list[Trial],
+    place: Place,
+    ledger: Ledger,
+    progress: Progress,
+    early_stopping: EarlyStopping | None,
+    keep_models: KeepModels,
 ) -> Search | None:
     """The search as its records say, each of its suggestions kept in plan.json before it trains; None for a grid. Those of `trials`, which
     are to train, that failed before have not ended."""
@@ -307,7 +316,7 @@ def _search(
         """The result of a suggestion that is not trained, for the reasons for which those that are known at the start are not."""
         with place.opened() as folder:
             ended = not to_train([trial], folder, retry_failed=ledger.retry_failed)
-            if not ended and (ledger.fresh or not reuse([trial], folder)):
+            if not ended and (ledger.fresh or not reuse([trial], folder, keep_models)):
                 return None
             if early_stopping:
                 early_stopping.know(trial, folder)

@@ -6,6 +6,7 @@ from collections import defaultdict
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from archsweep.atomic import OTHER_RESULTS, must_be_writable
 from archsweep.config import Replica
 from archsweep.errors import RecordError
 from archsweep.planning.plan import longest_first
@@ -43,7 +44,8 @@ def _with_parts(plan: Plan, trials: list[Trial], parts: list[Trial], folder: Pat
     whole = {trial.id for trial in trials}
     kept = [trial for trial in plan.trials if trial.id not in whole]
     grown = plan.model_copy(update={"trials": tuple(longest_first([*kept, *parts]))})
-    grown.save(folder / PLAN_FILE)
+    with must_be_writable(folder, OTHER_RESULTS):
+        grown.save(folder / PLAN_FILE)
     return grown
 
 

@@ -8,7 +8,7 @@ import shutil
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from archsweep.atomic import must_be_writable
+from archsweep.atomic import OTHER_RESULTS, must_be_writable
 from archsweep.planning import throughput
 from archsweep.records import write
 from archsweep.records.files import read_records
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from archsweep.running.early_stopping import EarlyStopping
     from archsweep.running.progress import Progress
     from archsweep.running.trackers import Trackers
-    from archsweep.running.worker import Report
+    from archsweep.running.worker import KeepModels, Report
 
 ERROR_FILE = "error.txt"
 ENDED = {"finished", "stopped"}  # of a trial that is not run again
@@ -240,10 +240,14 @@ def kept_models(folder: Path) -> dict[str, Path]:
     return found
 
 
-def reuse(trials: Sequence[Trial], folder: Path) -> list[Trial]:
-    """Copy those of `trials` that another sweep beside `folder` has finished; returns them. A trial's name is all of its content, so
-    one of the same name is the same trial."""
-    return [trial for trial in trials if (found := finished_elsewhere(trial, folder)) and _copy(found, folder / TRIALS_FOLDER / trial.id)]
+def reuse(trials: Sequence[Trial], folder: Path, keep_models: KeepModels) -> list[Trial]:
+    """Copy those of `trials` that another sweep beside `folder` has finished, with the models that are kept, as far as it has them; returns
+    the trials. A trial's name is all of its content, so one of the same name is the same trial. Raises MachineError."""
+    return [
+        trial
+        for trial in trials
+        if (found := finished_elsewhere(trial, folder)) and _copy(found, folder / TRIALS_FOLDER / trial.id, keep_models)
+    ]
 
 
 def finished_elsewhere(trial: Trial, folder: Path) -> Path | None:
@@ -252,17 +256,24 @@ def finished_elsewhere(trial: Trial, folder: Path) -> Path | None:
     return next((path for path in found if path.parents[1] != folder and recorded_status(path) == "finished"), None)
 
 
-def _copy(found: Path, target: Path) -> bool:
+def _copy(found: Path, target: Path, keep_models: KeepModels) -> bool:
     """Whether `target` has taken over the finished trial `found`, whole; one that was begun there goes on instead."""
     if (target / RECORDS_FILE).exists():
         return False
+    unwanted = {"all": (), "best": (MODELS_FOLDER,), "none": (MODEL_FOLDER, MODELS_FOLDER)}[keep_models]
     draft = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    shutil.copytree(found, draft)
-    outcome = write.recorded_outcome(draft)
-    assert outcome is not None
-    write.finish(draft, outcome.model_copy(update={"reused_from": found.parents[1].name}))
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(draft, target)
+    with must_be_writable(target, OTHER_RESULTS):
+        shutil.rmtree(draft, ignore_errors=True)  # of a process of the same number, as in a container, that was killed
+        try:
+            # A trial that has just finished may be about to lose its checkpoint.
+            shutil.copytree(found, draft, ignore=shutil.ignore_patterns(CHECKPOINT_FOLDER, "*.tmp", *unwanted))
+            outcome = write.recorded_outcome(draft)
+            assert outcome is not None
+            write.finish(draft, outcome.model_copy(update={"reused_from": found.parents[1].name}))
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(draft, target)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
     return True
 
 

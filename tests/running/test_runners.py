@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from archsweep import load, load_curves, pipeline
 from archsweep.errors import ConfigError, MachineError
-from archsweep.pipeline import Ledger, Machine
+from archsweep.pipeline import Leavings, Ledger, Machine
 from archsweep.planning.plan import make_plan
 from archsweep.planning.split import split
 from archsweep.records.schema import CURVES, RESULTS
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from archsweep.planning.plan import Plan, Trial
+    from archsweep.running.worker import KeepModels
 
 # One slot, so that both train the plan as it is: for two, its trials would be split.
 MACHINES = {"serial": Machine(serial=True), "ray": Machine(num_cpus=1, num_gpus=0)}
@@ -50,9 +51,9 @@ class Sweep(NamedTuple):
     said: str
 
 
-def run(plan: Plan, folder: Path, machine: Machine, ledger: Ledger | None = None) -> str:
+def run(plan: Plan, folder: Path, machine: Machine, ledger: Ledger | None = None, leavings: Leavings | None = None) -> str:
     screen = io.StringIO()
-    pipeline.run(plan, folder, machine, Console(file=screen, width=200), ledger)
+    pipeline.run(plan, folder, machine, Console(file=screen, width=200), ledger, leavings)
     pipeline.collect(folder)
     return screen.getvalue()
 
@@ -167,6 +168,24 @@ def test_a_trial_that_another_sweep_has_finished_is_taken_from_there_unless_a_fr
     assert load(tmp_path / "first").reused_from.isna().all()
     third = run(tiny_plan.model_copy(update={"name": "third"}), tmp_path / "third", MACHINES["serial"], Ledger(fresh=True))
     assert third.count("replicas began") == 2
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "left"),
+    [("all", "best", {"model"}), ("all", "none", set()), ("all", "all", {"model", "models"}), ("best", "all", {"model"})],
+)
+def test_of_a_trial_that_is_taken_over_those_models_are_kept_that_are_asked_for(
+    there: KeepModels, here: KeepModels, left: set[str], tiny_plan: Plan, tmp_path: Path
+) -> None:
+    run(tiny_plan, tmp_path / "first", MACHINES["serial"], leavings=Leavings(there))
+    for trial in tiny_plan.trials:
+        (tmp_path / "first" / "trials" / trial.id / "checkpoint").mkdir()  # as in a sweep that is about to remove it
+        (tmp_path / "second" / "trials" / f".{trial.id}.{os.getpid()}.tmp" / "half").mkdir(parents=True)  # as a kill leaves it
+    said = run(tiny_plan.model_copy(update={"name": "second"}), tmp_path / "second", MACHINES["serial"], leavings=Leavings(here))
+    assert ("2 of them have their best model alone" in said) == (there == "best")
+    trials = list((tmp_path / "second" / "trials").iterdir())
+    assert len(trials) == 2
+    assert [{path.name for path in trial.iterdir() if path.is_dir()} for trial in trials] == [left | {"tensorboard"}] * 2
 
 
 def test_parts_that_another_sweep_has_finished_are_taken_and_the_rest_is_trained(tiny_plan: Plan, tmp_path: Path) -> None:
