@@ -124,8 +124,8 @@ def plan(question: Question, machine: Machine | None = None, say: Callable[[str]
 
 
 def _speed(space: Space, machine: Machine, say: Callable[[str], object]) -> Speed | None:
-    """What a token of each variant takes on the machine, by its first measurement; None where no budget asks. Raises MachineError for a
-    machine that is not of one kind."""
+    """What a token of each variant takes on the machine, by its first measurement; None where no budget asks, or none of them can be
+    trained. Raises MachineError for a machine that is not of one kind."""
     if space.length_budget is None or space.length_budget.kind != "train_seconds":
         return None
     here = replace(machine, address=None, is_unknown=False)
@@ -134,6 +134,8 @@ def _speed(space: Space, machine: Machine, say: Callable[[str], object]) -> Spee
         has = " and ".join(names) or "nodes that are not there yet"
         raise MachineError(f'a budget of train_seconds is for one kind of device, and the cluster has {has}. Take Budget("flops", ...).')
     configs = [variant.config for variant in sized(space) if isinstance(variant, Variant)]
+    if not configs:
+        return None
     _measure([(config, replicas_of(space, config)) for config in configs], names, here, say)
     known = throughput.first_measurements(names[0], throughput.load(machine.cache))
     return lambda config: known[throughput.shape_key(config)]
@@ -172,28 +174,30 @@ def forecast(
     if results is None:
         return make_forecast(plan, where)
     folder = sweep_folder(results, plan.name)
-    left = _left(plan, folder)
+    left, unchosen = _left(plan, folder)
     if detect is None:
-        return make_forecast(plan, where, left)
+        return make_forecast(plan, where, left, unchosen)
     from archsweep.analysis.power import power_of, recorded_spread
     from archsweep.analysis.statistics import ALL_PAIRS, REFERENCE
 
     others = sorted(path.parent for path in results.resolve().glob(f"*/{PLAN_FILE}"))
     spread = recorded_spread(folder, others, plan.trials[0].cost.flops)
-    variants = len({trial.label for trial in plan.trials})
+    variants = max(plan.size if plan.method else 0, len({trial.label for trial in plan.trials}))
     family = REFERENCE if plan.reference else ALL_PAIRS
     power = power_of(detect.size, detect.relative, plan.repeat, variants, spread, family, tuned=bool(plan.tune))
-    return make_forecast(plan, where, left, power.found, [power.warning] if power.warning else [])
+    return make_forecast(plan, where, left, unchosen, power.found, [power.warning] if power.warning else [])
 
 
-def _left(plan: Plan, folder: Path) -> list[Trial]:
-    """What a run would train of the plan, with what its folder holds; all of it where the folder holds another plan."""
+def _left(plan: Plan, folder: Path) -> tuple[list[Trial], int]:
+    """What a run would train of the plan, with what its folder holds, and how many trials its search would then have yet to choose; all of
+    it where the folder holds another plan."""
     from archsweep.running.recorder import to_train
 
     try:
-        return to_train(_settled(folder / PLAN_FILE, plan, extend=True).trials, folder)
+        settled = _settled(folder / PLAN_FILE, plan, extend=True)
     except SpaceError:
-        return list(plan.trials)
+        return list(plan.trials), plan.size - len(plan.trials)
+    return to_train(settled.trials, folder), settled.size - len(settled.trials)
 
 
 def plan_one(config: ExperimentConfig, cache_dir: Path | None = None, command: str = "") -> Plan:

@@ -68,6 +68,8 @@ def power_of(
     By the test that the report uses: paired, the error pooled over the variants, corrected over the family's pairs; where settings are
     `tuned`, without the seeds that choose them.
     """
+    if variants < 2:
+        return Power("with one variant there is no difference to find", None)
     wanted = effect * spread.loss if relative else effect
     alpha, tested = family.strictest(variants), seeds - choosing(seeds) if tuned else seeds
     smallest = detectable_effect(tested, variants, alpha, family) * spread.deviation

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import exp, sqrt
+from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
@@ -101,7 +102,8 @@ class Disk(BaseModel):
 
 
 class Forecast(BaseModel):
-    """The plan's price. Times and money are of the trials that have not finished; everything else is of the whole plan."""
+    """The plan's price. Times and money are of the trials that have not finished; everything else is of the whole plan. Those that a search
+    has yet to choose are taken to be like the mean of those that are known."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -116,21 +118,31 @@ class Forecast(BaseModel):
     money: Interval | None
     disk: Disk
     basis: str  # what the times rest on, or why there are none
-    times: float  # as many trials will have run at the end as are known: a search's later ones are taken to be like its first
+    unchosen: int  # trials that a search has yet to choose
     least_seconds: float  # that no device could go below
     detectable: str | None  # what difference the seeds find, where that was asked
     warnings: tuple[str, ...]
 
 
 def forecast(
-    plan: Plan, where: Circumstances, left: Sequence[Trial] | None = None, detectable: str | None = None, warnings: Sequence[str] = ()
+    plan: Plan,
+    where: Circumstances,
+    left: Sequence[Trial] | None = None,
+    unchosen: int | None = None,
+    detectable: str | None = None,
+    warnings: Sequence[str] = (),
 ) -> Forecast:
-    """The plan's forecast, its times those of the trials that are `left` (default: all), split for the slots as a run splits them;
-    `detectable` and `warnings` are what others found out."""
+    """The plan's forecast, its times those of the trials that are `left` (default: all), split for the slots as a run splits them, and of
+    the `unchosen` ones that its search has yet to suggest; `detectable` and `warnings` are what others found out."""
+    left = plan.trials if left is None else left
+    unchosen = plan.size - len(plan.trials) if unchosen is None else unchosen
     rates = [(kind.slots, Rates(kind.known)) for kind in where.kinds]
     sharing = _sharing(where)
     trials = tuple(_trial(trial, where, rates, sharing) for trial in plan.trials)
     parts = [_trial(trial, where, rates, sharing).seconds for trial in _parts(plan, where, left)]
+    if unchosen:
+        known = [trial.seconds for trial in trials if trial.seconds is not None]
+        parts += [_each(known, fmean) if len(known) == len(trials) else None] * unchosen
     seconds = [each for each in parts if each is not None]
     complete = len(seconds) == len(parts)
     whole = _each(seconds, lambda values: makespan(values, where.slots)) if complete else None
@@ -147,8 +159,8 @@ def forecast(
         money=None if hours is None or where.price is None else hours.times(where.price),
         disk=_disk(plan, where.slots),
         basis=_basis(trials, where),
-        times=plan.size / len(plan.trials),
-        least_seconds=_least_seconds(plan, where, left),
+        unchosen=unchosen,
+        least_seconds=_least_seconds(plan, where, left, unchosen),
         detectable=detectable,
         warnings=(*_warnings(plan, where.corpus_tokens), *warnings),
     )
@@ -159,20 +171,23 @@ def is_large(forecast: Forecast) -> bool:
     about where the fastest device would take so long."""
     seconds = forecast.seconds.expected if forecast.seconds else forecast.least_seconds
     money = forecast.money.expected if forecast.money else 0.0
-    return forecast.times * seconds > MOST_UNASKED_SECONDS or forecast.times * money > MOST_UNASKED_MONEY
+    return seconds > MOST_UNASKED_SECONDS or money > MOST_UNASKED_MONEY
 
 
-def _least_seconds(plan: Plan, where: Circumstances, left: Sequence[Trial] | None) -> float:
-    flops = sum(trial.cost.flops * len(trial.replicas) for trial in (plan.trials if left is None else left))
+def _least_seconds(plan: Plan, where: Circumstances, left: Sequence[Trial], unchosen: int) -> float:
+    flops = sum(map(_flops, left)) + unchosen * fmean(map(_flops, plan.trials))
     rate = where.devices * (GPU_FLOPS if where.on_gpu else PROCESSOR_FLOPS)
     return flops / (rate or GPU_FLOPS)  # of a cluster that does not show its devices, on one of the fastest
 
 
-def _parts(plan: Plan, where: Circumstances, left: Sequence[Trial] | None) -> Sequence[Trial]:
-    trials = plan.trials if left is None else left
-    if not where.in_parts or not trials:
-        return trials
-    return split(trials, where.slots, plan.corpus_id, where.gpu_bytes)
+def _flops(trial: Trial) -> int:
+    return trial.cost.flops * len(trial.replicas)
+
+
+def _parts(plan: Plan, where: Circumstances, left: Sequence[Trial]) -> Sequence[Trial]:
+    if not where.in_parts or not left:
+        return left
+    return split(left, where.slots, plan.corpus_id, where.gpu_bytes)
 
 
 def _each(intervals: Sequence[Interval], combine: Callable[[list[float]], float]) -> Interval:
@@ -192,7 +207,7 @@ def _trial(trial: Trial, where: Circumstances, rates: Sequence[tuple[int, Rates]
     return TrialForecast(
         id=trial.id,
         replicas=len(trial.replicas),
-        flops=trial.cost.flops * len(trial.replicas),
+        flops=_flops(trial),
         memory_bytes=trial.memory_bytes,
         tokens_per_parameter=tokens / trial.cost.parameters,
         epochs=tokens / where.corpus_tokens if where.corpus_tokens else None,
@@ -224,11 +239,11 @@ def _seconds(trial: Trial, found: Rate, set_up: float) -> Interval:
 def _disk(plan: Plan, slots: int) -> Disk:
     # Of each replica the weights and two moments, and once more the best one's weights.
     states = sorted((4 * trial.cost.parameters * (3 * len(trial.replicas) + 1) for trial in plan.trials), reverse=True)
-    evaluations = sum(len(trial.replicas) * trial.config.num_evaluations for trial in plan.trials)
+    evaluations = [len(trial.replicas) * trial.config.num_evaluations for trial in plan.trials]
     return Disk(
         checkpoints=CHECKPOINTS_AT_ONCE * sum(states[:slots]),
-        models=sum(4 * trial.cost.parameters for trial in plan.trials),
-        records=RECORD_BYTES * evaluations + REPORT_BYTES,
+        models=round(plan.size * fmean(4 * trial.cost.parameters for trial in plan.trials)),
+        records=round(plan.size * RECORD_BYTES * fmean(evaluations)) + REPORT_BYTES,
     )
 
 

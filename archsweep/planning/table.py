@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
@@ -65,8 +66,8 @@ def _aligned(head: Sequence[Sequence[str]], rows: Iterable[Sequence[str]]) -> li
 
 def facts(plan: Plan, forecast: Forecast) -> Iterator[str]:
     """What the whole sweep takes, and what speaks against it: a line each."""
-    if plan.size > (known := len(plan.trials)):
-        yield f"these {known} trials; {forecast.times:.2g} times as much for all {plan.size} if the others cost as much:"
+    if forecast.unchosen:
+        yield f"for all {plan.size} trials, if those that the search has yet to choose cost as much as these {len(plan.trials)}:"
     gpus = "GPU" if forecast.on_gpu else "processor"
     where = f"{forecast.devices} {gpus}{'s' if forecast.devices != 1 else ''}, {forecast.slots} side by side"
     if forecast.seconds is None or forecast.seconds_in_sum is None or forecast.device_hours is None:
@@ -80,8 +81,7 @@ def facts(plan: Plan, forecast: Forecast) -> Iterator[str]:
     disk = forecast.disk
     stays = f"{_bytes(disk.models)} of models and {_bytes(disk.records)} of records stay"
     yield f"disk: {_bytes(disk.checkpoints)} of checkpoints while it runs; {stays}"
-    flops = sum(trial.flops for trial in forecast.trials)
-    yield f"FLOPs in all: {flops:.2e}"
+    yield f"FLOPs in all: {_in_all(plan, [trial.flops for trial in forecast.trials]):.2e}"
     if forecast.detectable:
         yield f"seeds: {forecast.detectable}"
     yield from (f"warning: {warning}" for warning in forecast.warnings)
@@ -102,22 +102,22 @@ def duration(seconds: float) -> str:
 
 def in_short(plan: Plan, forecast: Forecast) -> str:
     """The plan in a line: how many models, and the time or the FLOPs that they take."""
-    models = forecast.times * sum(len(trial.replicas) for trial in plan.trials)
-    flops = forecast.times * sum(trial.cost.flops * len(trial.replicas) for trial in plan.trials)
-    time = (
-        f"about {_span(forecast.seconds.times(forecast.times))}"
-        if forecast.seconds
-        else "a time that is not known yet (plan NAME --measure)"
-    )
+    models = _in_all(plan, [len(trial.replicas) for trial in plan.trials])
+    flops = _in_all(plan, [trial.flops for trial in forecast.trials])
+    time = f"about {_span(forecast.seconds)}" if forecast.seconds else "a time that is not known yet (plan NAME --measure)"
     return f"{plan.size} variants, {models:.0f} models, {flops:.1e} FLOPs, {time}"
 
 
 def spending(forecast: Forecast) -> str:
     """The time and money of what is left, in words for a question."""
     if forecast.seconds is None:
-        return f"an unknown time, at least {duration(forecast.times * forecast.least_seconds)} even on the fastest devices"
-    time = _span(forecast.seconds.times(forecast.times))
-    return time + (f" and {_money(forecast.money.times(forecast.times))}" if forecast.money else "")
+        return f"an unknown time, at least {duration(forecast.least_seconds)} even on the fastest devices"
+    return _span(forecast.seconds) + (f" and {_money(forecast.money)}" if forecast.money else "")
+
+
+def _in_all(plan: Plan, each: Sequence[float]) -> float:
+    """What all trials have together, by those that are known."""
+    return plan.size * fmean(each)
 
 
 def _by_variant(plan: Plan, forecast: Forecast) -> list[Trials]:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from io import TextIOWrapper
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,9 +18,11 @@ import pytest
 from archsweep import cli, pipeline
 from archsweep.cli import asking
 from archsweep.device import processor_name
-from archsweep.pipeline import Question
+from archsweep.pipeline import Machine, Question
 from archsweep.planning import throughput
 from archsweep.planning.find import find
+from archsweep.planning.forecast import is_large
+from archsweep.records import write
 from archsweep.training.data import LanguageModelDataset
 from benchmarks import faults
 from tests.command_line.command import REPOSITORY, run
@@ -27,7 +30,6 @@ from tests.sweep_folder import write_sweep
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
 
 def readme_commands() -> list[str]:
@@ -262,7 +264,47 @@ def test_the_plan_of_a_search_says_its_ranges_its_first_trials_and_what_all_may_
     assert "20 trials of 8 replicas, chosen by nsga2 to minimise val_loss and decode_latency and parameters" in said
     assert "num_layers: IntRange(low=1, high=6, step=1)" in said
     assert "The first 10, which depend on no result" in said
-    assert "these 10 trials; 2 times as much for all 20 if the others cost as much" in said
+    assert "for all 20 trials, if those that the search has yet to choose cost as much as these 10" in said
+
+
+def test_a_finished_search_that_shall_have_more_trials_is_asked_about_those(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = "from archsweep.space import IntRange, Optuna, Space\nfrom search_spaces.bases import SMALL\n"
+    space = "space = Space(base=SMALL, compare={'num_layers': IntRange(1, 20)}, method=Optuna(trials=%d))\n"
+    Path("deep.py").write_text(text + space % 4)
+    planned = pipeline.plan(Question("deep.py"))
+    planned.save(Path("results") / "deep" / "plan.json")
+    for trial in planned.trials:
+        write.begin(Path("results") / "deep" / "trials" / trial.id, trial.config)
+        write.finish(Path("results") / "deep" / "trials" / trial.id, write.Outcome(status="finished"))
+    assert run("deep.py", "--dry-run") == 0
+    assert "yet to choose" not in capsys.readouterr().out
+    Path("deep.py").write_text(text + space % 3000)
+    assert run("deep.py", "--dry-run") == 0
+    assert "for all 3000 trials, if those that the search has yet to choose cost as much as these 10:" in capsys.readouterr().out
+    found = pipeline.forecast(
+        pipeline.plan(Question("deep.py")), Machine(num_cpus=1), Path("results"), detect=pipeline.Effect.parse("0.5%")
+    )
+    assert found.unchosen == 2996
+    assert is_large(found)
+    assert "and 3000 variants find a difference" in str(found.detectable)
+
+
+def test_sizes_that_no_variant_meets_are_told_before_anything_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "from archsweep.space import Budget, Choice, Space\nfrom search_spaces.bases import TINY\n"
+    budget = "(Budget('non_embedding_parameters', 10), Budget('train_seconds', 2.0, tolerance=0.2))"
+    (tmp_path / "none.py").write_text(text + f"space = Space(base=TINY, compare={{'num_layers': Choice(1, 2)}}, budget={budget})\n")
+    assert run("plan", str(tmp_path / "none.py"), "--results", str(tmp_path)) == 2
+    assert "none of the 2 variants can be trained" in capsys.readouterr().err
+
+
+def test_where_there_is_one_variant_no_difference_is_to_be_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "from archsweep.space import Choice, Space\nfrom search_spaces.bases import TINY\n"
+    (tmp_path / "one.py").write_text(text + "space = Space(base=TINY, compare={'num_layers': Choice(2)}, repeat=3)\n")
+    assert run("plan", str(tmp_path / "one.py"), "--detect", "0.5%", "--results", str(tmp_path)) == 0
+    assert "seeds: with one variant there is no difference to find" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -198,11 +198,20 @@ def test_a_search_is_asked_about_as_a_whole() -> None:
         for trial in made.trials
     ]  # of some 22 s each
     found = forecast(made, where(known))
+    known_alone, rest_alone = (forecast(made, where(known), left=left, unchosen=count) for left, count in ((made.trials, 0), ([], 600)))
+    assert found.seconds_in_sum is not None
+    assert known_alone.seconds_in_sum is not None
+    assert rest_alone.seconds_in_sum is not None
+    assert found.seconds_in_sum.expected == pytest.approx(known_alone.seconds_in_sum.expected * 1000 / len(made.trials))
+    assert rest_alone.seconds_in_sum.expected == pytest.approx(known_alone.seconds_in_sum.expected * 600 / len(made.trials))
+    assert found.least_seconds == pytest.approx(known_alone.least_seconds * 1000 / len(made.trials))
     assert found.seconds is not None
-    assert found.seconds.expected < 600
-    assert found.times * len(made.trials) == 1000
+    assert duration(found.seconds.expected) in spending(found)
     assert is_large(found)
-    assert duration(found.times * found.seconds.expected) in spending(found)
+    assert is_large(rest_alone), "though nothing that is known is left"
+    assert not is_large(known_alone)
+    models = sum(4 * trial.cost.parameters for trial in made.trials)
+    assert found.disk.models == pytest.approx(models * 1000 / len(made.trials), abs=1)
 
 
 def shown(made: Plan, told: Any) -> list[str]:
