@@ -37,6 +37,7 @@ def planned_for(
 ) -> tuple[Plan, Forecast]:
     """The plan and what it takes, with what planning has to say on stderr. Raises SpaceError for an effect or a price that is none."""
     from archsweep import pipeline
+    from archsweep.running import mirror
 
     effect = None if detect is None else pipeline.Effect.parse(detect)
     if price is not None and not 0 <= price < float("inf"):
@@ -48,6 +49,7 @@ def planned_for(
     planned = pipeline.plan(question, machine, note)
     if measure:
         pipeline.measure(planned, machine, note)
+    mirror.refresh(pipeline.sweep_folder(results, planned.name))  # what a store has of it is not left to train
     return planned, pipeline.forecast(planned, machine, results, price, effect)
 
 

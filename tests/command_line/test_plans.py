@@ -292,6 +292,20 @@ def test_a_finished_search_that_shall_have_more_trials_is_asked_about_those(
     assert "and 3000 variants find a difference" in str(found.detectable)
 
 
+def test_what_a_store_has_of_a_sweep_is_not_planned_again_on_a_new_machine(
+    space_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri, said = (tmp_path / "store").as_uri(), []
+    for machine in ("one", "two"):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / machine))
+        monkeypatch.setenv("ARCHSWEEP_CACHE", str(tmp_path / machine))
+        assert run("plan", str(space_file), "--results", uri) == 0
+        said.append("nothing is left to train" in capsys.readouterr().out)
+        if machine == "one":
+            assert run(str(space_file), "--serial", "--results", uri) == 0
+    assert said == [False, True]
+
+
 def test_sizes_that_no_variant_meets_are_told_before_anything_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = "from archsweep.space import Budget, Choice, Space\nfrom search_spaces.bases import TINY\n"
     budget = "(Budget('non_embedding_parameters', 10), Budget('train_seconds', 2.0, tolerance=0.2))"
