@@ -40,7 +40,8 @@ def main() -> None:
     pure = float((results["train_seconds"] / results["stack_size"]).sum()) / 2
     in_trials = float(results.drop_duplicates("trial_id")["trial_seconds"].sum()) / 2
     makespan = spent.trials + spent.after
-    print(f"heads_vs_layers: {makespan:.0f} s from the first trial's begin on, {makespan / pure:.2f} times the pure training; of it")
+    print(f"heads_vs_layers: {spent.trials:.0f} s from the first trial's begin to the last one's end, {spent.trials / pure:.2f} times")
+    print(f"the pure training, and {makespan:.0f} s, {makespan / pure:.2f} times, to the end of the command; of it")
     print(f"  {pure:5.1f} s pure training, on each of two processors")
     print(f"  {in_trials - pure:5.1f} s evaluations, exports and set-ups, on each")
     print(f"  {spent.trials - in_trials:5.1f} s between trials, and while the last one trains alone")
