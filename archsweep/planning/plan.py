@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import product, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -20,11 +20,13 @@ from archsweep.space import Space
 from archsweep.vocabulary import Budget, Metric, Optuna, as_budgets, varied_budget
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from archsweep.vocabulary import Value
 
 __all__ = ["Cost", "Plan", "Point", "Refusal", "Replica", "Trial", "make_plan"]
+
+MOST_FRUITLESS = 200  # suggestions in a row that train nothing before a search's space is taken for exhausted
 
 
 class Trial(BaseModel):
@@ -77,6 +79,11 @@ class Point(BaseModel):
     trial: str | None = None
     duplicate: bool = False
     refused: str | None = None
+
+
+def fruitless(points: Sequence[Point]) -> int:
+    """How many of a search's last points in a row trained nothing."""
+    return sum(1 for _ in takewhile(lambda point: point.trial is None or point.duplicate, reversed(points)))
 
 
 class Plan(BaseModel):

@@ -22,7 +22,7 @@ from optuna.trial import BaseTrial, FixedTrial, FrozenTrial, TrialState, create_
 from archsweep.config import label
 from archsweep.errors import SpaceError
 from archsweep.planning.grid import Refusal, chosen, plain, variant_of
-from archsweep.planning.plan import Plan, Point, Trial, settled, trial_of
+from archsweep.planning.plan import MOST_FRUITLESS, Plan, Point, Trial, fruitless, settled, trial_of
 from archsweep.vocabulary import Choice, IntRange, LogUniform, Optuna, values_of
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 FIRST = 10  # trials that depend on no result (optuna's own number), and the size of NSGA-II's generations
 PATIENCE = 5  # suggestions in a row that train nothing before they are drawn at random
-MOST_FRUITLESS = 200  # such suggestions in a row before the space is taken for exhausted
 DIGITS = 4  # of a number from a range: what a variant's name can bear
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -127,7 +126,7 @@ class Search:
     def suggest(self) -> Trial | None:
         """The next variant to train; None where there are as many as there shall be, or where nothing new is found."""
         while len(self.plan.trials) < self._method.trials:
-            if self._fruitless() >= MOST_FRUITLESS:
+            if fruitless(self.plan.points) >= MOST_FRUITLESS:
                 self.exhausted = True
                 return None
             with _quiet():
@@ -247,7 +246,7 @@ class Search:
         """The sampler of the next point, seeded by the search's seed and the point's number alone."""
         seed = random.Random(f"{self._method.seed} {len(self.plan.points)}").getrandbits(32)
         kind = self._method.sampler
-        if kind == "random" or self._fruitless() >= PATIENCE:
+        if kind == "random" or fruitless(self.plan.points) >= PATIENCE:
             return optuna.samplers.RandomSampler(seed)
         if kind == "nsga2":
             return _Generations(population_size=FIRST, seed=seed)
@@ -256,15 +255,6 @@ class Search:
         if kind == "tpe":
             return optuna.samplers.TPESampler(n_startup_trials=1, seed=seed, warn_independent_sampling=False)
         return optuna.samplers.GPSampler(n_startup_trials=1, seed=seed, warn_independent_sampling=False)
-
-    def _fruitless(self) -> int:
-        """The last points in a row that trained nothing."""
-        count = 0
-        for point in reversed(self.plan.points):
-            if point.trial is not None and not point.duplicate:
-                break
-            count += 1
-        return count
 
     def _waiting_for(self, trial_id: str) -> list[int]:
         """The study's numbers of the points that get this trial's result."""

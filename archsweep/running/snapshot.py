@@ -46,6 +46,11 @@ class Counts(_Known):
         counted = Counter(states)
         return cls.model_validate({"total": counted.total(), **counted})
 
+    @property
+    def left(self) -> int:
+        """Those that the next run would train."""
+        return self.to_do + self.failed
+
     def __str__(self) -> str:
         rest = [f"{number} {name}" for name in ("running", "stopped", "failed", "diverged") if (number := getattr(self, name))]
         to_do = [f"{self.to_do} to do"] if self.to_do else []

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from archsweep.config import label
 from archsweep.errors import ArchsweepError, RecordError, nearest
+from archsweep.planning.plan import MOST_FRUITLESS, Point, fruitless
 from archsweep.records.files import load_plan
 from archsweep.records.remote import root_uri
 from archsweep.records.schema import LOG_FILE, PLAN_FILE, PROGRESS_FILE, TRIALS_FOLDER
@@ -21,7 +23,7 @@ from archsweep.running.recorder import ERROR_FILE
 from archsweep.running.snapshot import Best, Counts, RunningTrial, Snapshot, state_of, time_left
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 LOOK_SECONDS = 0.5
 TAIL_BYTES = 16_384  # of the log, which hold its last line
@@ -64,7 +66,7 @@ class Status(BaseModel):
             return f"running, {self.driver}"
         if self.killed is not None:
             return f"not running: {self.killed} was killed"
-        return "not running" if self.go_on else "finished"
+        return "not running" if self.counts.left else "finished"
 
     @property
     def line(self) -> str:
@@ -78,7 +80,9 @@ def read_status(folder: Path) -> Status:
     driver = owner(folder)  # before the records: a run that ends meanwhile has then recorded what it did
     plan = load_plan(folder)
     outcomes = {trial["id"]: recorded_outcome(folder / TRIALS_FOLDER / trial["id"]) for trial in plan["trials"]}
-    counts = Counts.of(state_of(outcome) for outcome in outcomes.values())
+    counted = Counter(state_of(outcome) for outcome in outcomes.values())
+    counted["to_do"] += _to_suggest(plan)
+    counts = Counts.of(counted)
     seen = _snapshot(folder)
     now = seen if seen is not None and driver is not None and seen.at >= driver.since else None
     labels = {trial["id"]: label(trial["variant"]) for trial in plan["trials"]}
@@ -99,7 +103,7 @@ def read_status(folder: Path) -> Status:
         tokens_per_second=now.tokens_per_second if now else None,
         seconds_left=now.seconds_left if now else None,
         last_line=_last_line(folder),
-        go_on=_command(plan.get("command", ""), folder) if driver is None and counts.to_do + counts.failed else None,
+        go_on=_command(plan.get("command", ""), folder) if driver is None and counts.left else None,
     )
 
 
@@ -154,9 +158,17 @@ def stop(folder: Path, say: Callable[[str], object]) -> None:
     while owner(folder) == asked:
         time.sleep(LOOK_SECONDS)
     status = read_status(folder)
-    say(f"stopped: {status.counts}" if status.go_on else f"finished: {status.counts}")
+    say(f"{'stopped' if status.counts.left else 'finished'}: {status.counts}")
     if status.go_on:
         say(f"go on with: {status.go_on}")
+
+
+def _to_suggest(plan: Mapping[str, Any]) -> int:
+    """How many trials the plan's search has yet to suggest; none where it is no search, or one that finds nothing new any more."""
+    if (method := plan.get("method")) is None:
+        return 0
+    last = [Point.model_validate(point) for point in plan["points"][-MOST_FRUITLESS:]]
+    return 0 if fruitless(last) >= MOST_FRUITLESS else max(0, method["trials"] - len(plan["trials"]))
 
 
 def _snapshot(folder: Path) -> Snapshot | None:
@@ -187,7 +199,7 @@ def _line(folder: Path, as_json: bool) -> str:
     try:
         status = read_status(folder)
         return status.model_dump_json() if as_json else status.line
-    except (ArchsweepError, KeyError, TypeError) as error:
+    except (ArchsweepError, ValidationError, KeyError, TypeError) as error:
         return f"{folder.name}: cannot be read, {error}"
 
 

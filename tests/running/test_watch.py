@@ -12,6 +12,7 @@ import sys
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,16 +20,18 @@ import pytest
 import archsweep
 from archsweep import cli
 from archsweep.errors import MachineError, RecordError
+from archsweep.planning.plan import Point
 from archsweep.records import write
 from archsweep.running import lock, watch
 from archsweep.running.background import repeating
 from archsweep.running.lock import LOCK_FILE, STOP_FILE, Owner, ask_to_stop, asked_to_stop, is_held_here, locked, owner
 from archsweep.running.snapshot import Counts, Snapshot
+from archsweep.vocabulary import Optuna
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
-    from archsweep.planning.plan import Plan
+    from archsweep.planning.plan import Plan, Trial
 
 REPOSITORY = Path(archsweep.__file__).parent.parent
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(REPOSITORY)}
@@ -119,7 +122,7 @@ def test_a_sweep_whose_driver_was_killed_is_not_running_and_says_how_to_go_on(tm
 
 @pytest.mark.parametrize("words", [["status", "tiny"], ["status"], ["logs", "tiny"], ["stop", "tiny"], ["clean", "tiny"]])
 def test_another_terminal_imports_nothing_heavy(words: list[str], tiny_plan: Plan, tmp_path: Path) -> None:
-    folder = planned(tiny_plan, tmp_path)
+    folder = planned(tiny_plan.model_copy(update={"method": Optuna(trials=40)}), tmp_path)
     (folder / "sweep.log").write_text("2026-01-01 00:00:00 a line\n")
     script = (
         "import sys, atexit\n"
@@ -132,11 +135,18 @@ def test_another_terminal_imports_nothing_heavy(words: list[str], tiny_plan: Pla
     assert "HEAVY []" in said.stdout
 
 
-def planned(plan: Plan, tmp_path: Path) -> Path:
+def planned(plan: Plan, tmp_path: Path, command: str = "python -m archsweep tiny.py") -> Path:
     """A sweep's folder in which nothing has run."""
     folder = tmp_path / "tiny"
-    plan.model_copy(update={"command": "python -m archsweep tiny.py"}).save(folder / "plan.json")
+    plan.model_copy(update={"command": command}).save(folder / "plan.json")
     return folder
+
+
+def finish(folder: Path, trials: Iterable[Trial]) -> None:
+    """Record these as finished."""
+    for trial in trials:
+        (folder / "trials" / trial.id).mkdir(parents=True)
+        write.finish(folder / "trials" / trial.id, write.Outcome(status="finished"))
 
 
 def snapshot(plan: Plan, **changes: Any) -> Snapshot:
@@ -170,6 +180,40 @@ def test_trials_that_ended_are_counted_from_their_own_outcomes(tiny_plan: Plan, 
     write.finish(folder / "trials" / first.id, write.Outcome(status="finished"))
     status = watch.read_status(folder)
     assert (status.state, status.go_on) == ("finished", None)
+
+
+def test_what_a_search_has_yet_to_suggest_is_to_do_unless_it_finds_nothing_new(tiny_plan: Plan, tmp_path: Path) -> None:
+    points = [Point(params={}, trial=trial.id) for trial in tiny_plan.trials]
+    again = points[-1].model_copy(update={"duplicate": True})
+    refused = Point(params={}, refused="too large")
+    for fruitless, to_do in (([again] * 199, 38), ([again] * 100 + [refused] * 100, 0)):
+        update = {"method": Optuna(trials=40), "points": (*points, *fruitless)}
+        folder = planned(tiny_plan.model_copy(update=update), tmp_path / str(to_do))
+        finish(folder, tiny_plan.trials)
+        status = watch.read_status(folder)
+        assert status.counts == Counts(total=2 + to_do, finished=2, to_do=to_do)
+        assert (status.state, status.go_on is not None) == (("not running", True) if to_do else ("finished", False))
+
+
+def test_a_search_that_is_asked_to_stop_between_its_trials_has_stopped_not_finished(tiny_plan: Plan, tmp_path: Path) -> None:
+    folder = planned(tiny_plan.model_copy(update={"method": Optuna(trials=40)}), tmp_path)
+    said: list[str] = []
+    finish(folder, tiny_plan.trials)
+    asking = Thread(target=watch.stop, args=(folder, said.append))
+    with locked(folder):
+        asking.start()
+        while asking.is_alive() and asked_to_stop(folder) is None:
+            asking.join(0.01)
+    asking.join()
+    go_on = f"go on with: python -m archsweep tiny.py --results {tmp_path}"
+    assert said[1:] == ["stopped: 2 of 40 trials finished, 38 to do", go_on]
+
+
+def test_a_plan_that_no_command_made_is_not_finished_before_its_trials_are(tiny_plan: Plan, tmp_path: Path) -> None:
+    folder = planned(tiny_plan, tmp_path, command="")
+    assert (watch.read_status(folder).state, watch.read_status(folder).go_on) == ("not running", None)
+    finish(folder, tiny_plan.trials)
+    assert watch.read_status(folder).state == "finished"
 
 
 def test_what_a_killed_driver_left_in_progress_json_is_not_running(tiny_plan: Plan, tmp_path: Path) -> None:
