@@ -19,6 +19,7 @@ from archsweep.running.autoscaler import node_types
 from archsweep.running.carrier import Carrier, make_carrier
 from archsweep.running.recorder import reason_in
 from archsweep.running.resources import ASSUMED_GPU_BYTES, Resources, check_some_node_holds, fitting, larger, largest_request, request
+from archsweep.running.worker import are_last
 
 if TYPE_CHECKING:
     import threading
@@ -270,7 +271,7 @@ def _trainable() -> type:
 
         def step(self) -> Report:
             report = next(self._reports)
-            return report | {"done": bool(report["rows"]) and all(row["status"] != "running" for row in report["rows"])}
+            return report | {"done": are_last(report["rows"])}
 
         def cleanup(self) -> None:
             self._reports.close()  # which saves the trial where it has not ended

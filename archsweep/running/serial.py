@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from archsweep.running.recorder import Recorder, reason_in
-from archsweep.running.worker import Report, Storage, train_trial
+from archsweep.running.worker import Report, Storage, are_last, train_trial
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -25,11 +25,13 @@ def run(
     storage: Storage,
     search: Search | None = None,
 ) -> None:
-    """Train `trials` in order, each on the corpus that `corpus_ids` names for it, until `stop` is set.
+    """Train `trials` in order, each on the corpus that `corpus_ids` names for it, until `stop` is set; one that has just ended is finished.
 
     With a `search`, its suggestions follow them. A trial that fails is recorded as failed, and the next one begins.
     """
     for trial in search.trials(list(trials)) if search else trials:
+        if stop.is_set():
+            return
         recorder.begin(trial)
         reports = train_trial(trial, corpus_ids[trial.id], storage, threads=1, folder=recorder.trial_folder(trial))
         last: Report = {}
@@ -37,7 +39,7 @@ def run(
             try:
                 while report := _next(reports):
                     recorder.report(trial, last := report)
-                    if stop.is_set():
+                    if stop.is_set() and not are_last(report["rows"]):
                         return
                     if recorder.stops(trial, report):
                         break

@@ -17,7 +17,7 @@ from archsweep.running.trackers import replica_name
 from archsweep.training.best import best_replica, best_setting_loss
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping
+    from collections.abc import Callable, Generator, Mapping, Sequence
     from pathlib import Path
 
     import torch
@@ -30,6 +30,11 @@ Report = dict[str, Any]
 KeepModels = Literal["best", "all", "none"]  # of a finished trial: the best replica's, every one that finished, or no model
 
 HEARTBEAT_SECONDS = 2.0  # between reports without rows: what moves the bar, and lets a trial be stopped
+
+
+def are_last(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a trial ends with these rows of a report: there are some, and none of their replicas goes on."""
+    return bool(rows) and all(row["status"] != "running" for row in rows)
 
 
 class Storage(NamedTuple):
@@ -99,7 +104,7 @@ def train_trial(
                 peak = stack_memory_bytes(trial.config, largest, precision=precision, micro_batch=micro, waiting=waiting).total
                 rows = [row | {"predicted_memory_bytes": peak} for row in rows]
                 last = {"tokens": rows[0]["tokens"], "val_loss": best_setting_loss(rows)}
-                if all(row["status"] != "running" for row in rows):
+                if are_last(rows):
                     ends = _keep(experiment, rows, folder, storage.keep_models) | {"device_energy_joules": energy.joules()}
             told = {"rows": rows or [], "step": experiment.steps_done, "trial_seconds": perf_counter() - started}
             yield {**constant, **last, **ends, **told}

@@ -33,9 +33,12 @@ from archsweep.training.experiment import ArchitectureExperiment
 from archsweep.training.replicas import ReplicaStack
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from archsweep.planning.plan import Plan, Trial
+    from archsweep.records.files import Row
+    from archsweep.running.trackers import Tracker
     from archsweep.running.worker import KeepModels
 
 # One slot, so that both train the plan as it is: for two, its trials would be split.
@@ -253,18 +256,52 @@ def test_a_run_is_nearly_over_when_a_trial_ends_and_none_has_yet_to_begin(tiny_p
     """So that a processor is idle from then on: after the second of two trials, though it fails."""
     first, second = tiny_plan.trials
     plan = tiny_plan.model_copy(update={"trials": (first, elsewhere(second, "cuda:63"))})
-    corpus = prepare(first.config, tmp_path / "cache")
-    progress = Progress(plan, plan.trials, tmp_path, Console(quiet=True))
     seen: list[list[str]] = []
 
     def ended() -> list[str]:
         return [trial.id for trial in plan.trials if recorded_status(tmp_path / "trials" / trial.id)]
 
-    recorder = Recorder(Place(tmp_path), progress, Trackers({}, print), nearly_over=lambda: seen.append(ended()))
+    train_serially(plan, tmp_path, threading.Event(), nearly_over=lambda: seen.append(ended()))
+    assert seen == [[first.id, plan.trials[1].id]]
+
+
+def train_serially(plan: Plan, folder: Path, stop: threading.Event, tracker: Tracker | None = None, **more: Any) -> None:
+    """As `--serial` does, until `stop`, which the `tracker` may set; `more` is for the recorder."""
+    corpus = prepare(plan.trials[0].config, folder / "cache")
+    progress = Progress(plan, plan.trials, folder, Console(quiet=True))
+    trackers = Trackers({"own": lambda: tracker} if tracker else {}, pytest.fail)
     with progress.shown(plan.trials):
         ids = {trial.id: corpus.id for trial in plan.trials}
-        serial.run(plan.trials, ids, recorder, threading.Event(), Storage(tmp_path / "cache", 60.0, "none"))
-    assert seen == [[first.id, plan.trials[1].id]]
+        recorder = Recorder(Place(folder), progress, trackers, **more)
+        serial.run(plan.trials, ids, recorder, stop, Storage(folder / "cache", 60.0, "none"))
+
+
+class StopsAt:
+    """A tracker that asks for a stop when it is told of rows of this status."""
+
+    def __init__(self, status: str, stop: threading.Event) -> None:
+        self._status, self._stop = status, stop
+
+    def begin(self, trial: Trial, recorded: Sequence[Row]) -> None: ...
+
+    def report(self, trial: Trial, rows: Sequence[Row]) -> None:
+        if all(row["status"] == self._status for row in rows):
+            self._stop.set()
+
+    def end(self, trial: Trial, failed: bool) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize(("rows", "ended", "saved"), [("running", None, True), ("finished", "finished", False)])
+def test_a_stop_saves_the_trial_that_trains_or_finishes_it_where_it_has_ended_and_begins_no_other(
+    tiny_plan: Plan, tmp_path: Path, rows: str, ended: str | None, saved: bool
+) -> None:
+    stop = threading.Event()
+    train_serially(tiny_plan, tmp_path, stop, StopsAt(rows, stop))
+    first = tmp_path / "trials" / tiny_plan.trials[0].id
+    assert (recorded_status(first), (first / "checkpoint").exists()) == (ended, saved)
+    assert list((tmp_path / "trials").iterdir()) == [first]
 
 
 def test_what_failed_stays_failed_where_no_retry_is_wanted(tiny_plan: Plan, tmp_path: Path) -> None:
