@@ -219,7 +219,7 @@ def run(
 
     ledger, leavings = ledger or Ledger(), leavings or Leavings()
     trackers.check(leavings.track)
-    _check_overrides(plan)
+    _check_names(plan)
     _runner(machine)
     with _opened(folder, plan, partial(console.print, markup=False, highlight=False), extend=ledger.extend) as settled:
         left = recorder.to_train(settled.trials, folder, retry_failed=ledger.retry_failed)
@@ -511,8 +511,10 @@ def _settled(path: Path, plan: Plan, extend: bool) -> Plan:
     return reconcile(recorded, plan, extend=extend)
 
 
-def _check_overrides(plan: Plan) -> None:
-    """Raises ConfigError for a model option that does not exist, before any worker starts."""
+def _check_names(plan: Plan) -> None:
+    """Raises ConfigError for a metric or a model option that does not exist, before any worker starts."""
+    for trial in plan.trials:
+        extensions.user_metrics(trial.config)
     if any(set(trial.config.model_overrides) - {"initializer_range"} for trial in plan.trials):  # transformers takes seconds to import
         from archsweep.training.model import hugging_face_config
 

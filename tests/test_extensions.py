@@ -81,6 +81,15 @@ def test_a_metric_may_give_several_numbers_by_their_names(tiny_config: Experimen
     assert (4 * octaves[0] + 4 * octaves[1] + 8 * octaves[2]) / 16 == pytest.approx(last, rel=1e-5)
 
 
+def test_a_metric_that_is_not_there_is_refused_before_anything_is_tokenized(tiny_plan: Plan, own: Path) -> None:
+    first, *others = tiny_plan.trials
+    misspelt = first.model_copy(update={"config": first.config.copy(metrics=("own_metric:acuracy",))})
+    plan = tiny_plan.model_copy(update={"trials": (*others, misspelt)})
+    with pytest.raises(ConfigError, match="own_metric has no function acuracy: did you mean accuracy"):
+        pipeline.run(plan, own / "sweep", pipeline.Machine(serial=True, cache_dir=own / "c"), Console(quiet=True))
+    assert not (own / "c").exists()
+
+
 def test_a_runner_of_ones_own_decides_the_order_and_leaves_the_same_records(tiny_plan: Plan, own: Path) -> None:
     losses = {}
     for name, machine in {
