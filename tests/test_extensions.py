@@ -81,6 +81,15 @@ def test_a_metric_may_give_several_numbers_by_their_names(tiny_config: Experimen
     assert (4 * octaves[0] + 4 * octaves[1] + 8 * octaves[2]) / 16 == pytest.approx(last, rel=1e-5)
 
 
+def test_a_metric_that_would_raise_on_a_replica_that_has_diverged_measures_the_others(tiny_config: ExperimentConfig, own: Path) -> None:
+    (own / "own_digits.py").write_text("def tenths(model, windows):\n    return round(float(model(windows[:, :-1]).abs().max() * 10))\n")
+    replicas = tuple(Replica(seed=0, learning_rate=rate, weight_decay=0.1) for rate in (1e-3, 1e6))
+    (kept, lost) = trained(tiny_config.copy(metrics=("own_digits:tenths",)), own, replicas)[-1]
+    assert (kept["status"], lost["status"]) == ("finished", "diverged")
+    assert kept["user_metrics"]["tenths"] > 0
+    assert lost["user_metrics"] is None
+
+
 def test_a_metric_that_is_not_there_is_refused_before_anything_is_tokenized(tiny_plan: Plan, own: Path) -> None:
     first, *others = tiny_plan.trials
     misspelt = first.model_copy(update={"config": first.config.copy(metrics=("own_metric:acuracy",))})

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -248,7 +249,7 @@ class ArchitectureExperiment:
         # Spread over all documents: the first ones alone were half a nat easier than the rest.
         windows = self._windows if self._step == self.total_steps else self._windows[::EARLIER_PARTS]
         measured = zip(homes, self.replicas, divergences, train_losses, self._losses_on(windows), strict=True)
-        return [self._row(*each, self._measure(index, windows)) for index, each in enumerate(measured)]
+        return [self._row(*each, partial(self._measure, index, windows)) for index, each in enumerate(measured)]
 
     def _row(
         self,
@@ -257,7 +258,7 @@ class ArchitectureExperiment:
         divergence: Divergence | None,
         train_loss: float,
         losses: torch.Tensor,
-        user_metrics: dict[str, JsonValue],
+        measure: Callable[[], dict[str, JsonValue]],
     ) -> Row:
         tokens = self._step * self.config.tokens_per_step
         val_loss = float(losses.mean())
@@ -277,7 +278,7 @@ class ArchitectureExperiment:
             "perplexity": units["perplexity"] if math.isfinite(units["perplexity"] or 0) else None,  # JSON has no infinity
             "bits_per_byte": units["bits_per_byte"],
             "val_block_losses": None if reason else blocks,
-            "user_metrics": user_metrics or None,
+            "user_metrics": None if reason else measure() or None,  # which may raise for weights that are lost, and fail the others too
             "diverged_step": divergence.step if divergence else None,
             "last_loss": divergence.last_loss if divergence else None,
             "train_seconds": running.seconds,
