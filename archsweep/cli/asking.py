@@ -60,7 +60,16 @@ def agreed(forecast: Forecast) -> bool:
 
     if not (is_large(forecast) and sys.stdin.isatty() and sys.stdout.isatty()):
         return True
-    return input(f"This takes {spending(forecast)}. Go on? [y/N] ").strip().lower() in ("y", "yes")
+    return says_yes(f"This takes {spending(forecast)}. Go on?")
+
+
+def says_yes(question: str) -> bool:
+    """Whether the person at the terminal answers with a yes; Ctrl-D is none."""
+    try:
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        say("")  # what is said next begins a line
+        return False
 
 
 def print_plan(planned: Plan, forecast: Forecast, console: Console, json: bool) -> None:

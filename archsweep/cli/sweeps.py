@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from archsweep.cli.asking import agreed, parse_settings, planned_for, print_plan, question_of, say, terminal
+from archsweep.cli.asking import agreed, parse_settings, planned_for, print_plan, question_of, say, says_yes, terminal
 from archsweep.cli.cluster import head_at, print_log, tell_jobs
 from archsweep.cli.options import (
     CHECKPOINT_SECONDS,
@@ -411,4 +411,4 @@ def _agreed(question: str) -> bool:
     if not sys.stdin.isatty():
         say("nothing is removed without a yes: add --yes")
         return False
-    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    return says_yes(question)

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import pty
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 import archsweep
 from archsweep import cli
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+CTRL_D = "\x04"
 REPOSITORY = Path(archsweep.__file__).parent.parent
 
 TINY_SPACE = '''"""One layer or two?"""
@@ -26,3 +36,21 @@ def run(*words: str) -> int:
     with pytest.raises(SystemExit) as ended:
         cli.main(words)
     return int(ended.value.code or 0)
+
+
+def at_a_terminal(words: Sequence[str], answer: str, folder: Path) -> tuple[int, str]:
+    """The exit code and the output of a command that is run in `folder`, at a terminal that answers with the keys of `answer`."""
+    terminal, theirs = pty.openpty()
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "archsweep", *words], stdin=theirs, stdout=theirs, stderr=theirs, cwd=folder, env=environment
+    )
+    os.close(theirs)
+    said = ""
+    with suppress(OSError):  # how Linux says that the other side is closed
+        while part := os.read(terminal, 4096).decode(errors="replace"):
+            said += part
+            if part.rstrip().endswith("[y/N]"):
+                os.write(terminal, answer.encode())
+    os.close(terminal)
+    return process.wait(timeout=60), said

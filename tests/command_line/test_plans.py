@@ -8,7 +8,6 @@ import pty
 import shlex
 import subprocess
 import sys
-from contextlib import suppress
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +24,7 @@ from archsweep.planning.forecast import is_large
 from archsweep.records import write
 from archsweep.training.data import LanguageModelDataset
 from benchmarks import faults
-from tests.command_line.command import REPOSITORY, run
+from tests.command_line.command import CTRL_D, REPOSITORY, at_a_terminal, run
 from tests.sweep_folder import write_sweep
 
 if TYPE_CHECKING:
@@ -100,24 +99,6 @@ def test_detect_says_what_the_seeds_find_by_the_spread_that_was_recorded(
     assert "too few seeds" not in capsys.readouterr().out
 
 
-def at_a_terminal(words: list[str], answer: str, tmp_path: Path) -> tuple[int, str]:
-    """The exit code and the output of a command whose terminal answers `answer`."""
-    terminal, theirs = pty.openpty()
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "archsweep", *words], stdin=theirs, stdout=theirs, stderr=theirs, cwd=tmp_path, env=environment
-    )
-    os.close(theirs)
-    said = ""
-    with suppress(OSError):  # how Linux says that the other side is closed
-        while part := os.read(terminal, 4096).decode(errors="replace"):
-            said += part
-            if part.rstrip().endswith("[y/N]"):
-                os.write(terminal, f"{answer}\n".encode())
-    os.close(terminal)
-    return process.wait(timeout=60), said
-
-
 def expensive(space_file: Path, cache: Path) -> list[str]:
     """A command that is predicted to take hours: a token of its shapes was seen to take seconds."""
     for trial in pipeline.plan(Question(str(space_file))).trials:
@@ -126,12 +107,13 @@ def expensive(space_file: Path, cache: Path) -> list[str]:
     return [str(space_file), "--set", "device=cpu", "--serial", "--cache", str(cache)]
 
 
-def test_a_large_sweep_is_asked_about_at_a_terminal_and_a_no_trains_nothing(space_file: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("answer", ["n\n", CTRL_D])
+def test_a_large_sweep_is_asked_about_at_a_terminal_and_a_no_trains_nothing(answer: str, space_file: Path, tmp_path: Path) -> None:
     words = expensive(space_file, tmp_path / "cache")
-    code, said = at_a_terminal([*words, "--results", "results"], "n", tmp_path)
+    code, said = at_a_terminal([*words, "--results", "results"], answer, tmp_path)
     assert code == 130
     assert "Go on? [y/N]" in said
-    assert "Nothing was run." in said
+    assert said.splitlines()[-1] == "Nothing was run."
     assert not (tmp_path / "results").exists()
 
 
@@ -161,7 +143,7 @@ def test_only_a_yes_is_a_yes(
 
 @pytest.mark.slow
 def test_yes_given_beforehand_is_not_asked_for(space_file: Path, tmp_path: Path) -> None:
-    code, said = at_a_terminal([*expensive(space_file, tmp_path / "cache"), "--results", "results", "-y"], "n", tmp_path)
+    code, said = at_a_terminal([*expensive(space_file, tmp_path / "cache"), "--results", "results", "-y"], "n\n", tmp_path)
     assert (code, "Go on? [y/N]" in said, "report: " in said) == (0, False, True)
 
 

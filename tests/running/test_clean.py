@@ -17,6 +17,7 @@ from archsweep.running.clean import removable
 from archsweep.running.lock import locked
 from archsweep.running.trackers import replica_name
 from archsweep.training.data import LanguageModelDataset
+from tests.command_line.command import CTRL_D, at_a_terminal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -100,6 +101,15 @@ def test_clean_shows_sizes_and_removes_nothing_without_a_yes(littered: Path, cap
     assert "0.006 MB in all" in said  # 2,000 and 1,000 of checkpoints, 2 drafts of 1,000, 2 attempts of 500
     assert "add --yes" in said
     assert files(littered) == before
+
+
+@pytest.mark.parametrize(("answer", "said", "removes"), [("y\n", "removed", True), ("\n", "[y/N]", False), (CTRL_D, "[y/N]", False)])
+def test_clean_asks_at_a_terminal_and_only_a_yes_removes(littered: Path, answer: str, said: str, removes: bool) -> None:
+    before = files(littered)
+    code, output = at_a_terminal(["clean", str(littered)], answer, littered.parent)
+    assert code == 0
+    assert output.strip().endswith(said)
+    assert (files(littered) < before) == removes
 
 
 def test_clean_keeps_a_half_done_trials_checkpoint_and_everything_that_is_evidence(littered: Path, tiny_plan: Plan) -> None:
