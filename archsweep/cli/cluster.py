@@ -144,7 +144,7 @@ def tell_jobs(head: Head, sweep: str | None, json: bool) -> int:
     found = jobs.list_jobs(head) if sweep is None else [jobs.find_job(head, sweep)]
     for job in found:
         say(job.model_dump_json() if json else job.line)
-    if not found:
+    if not found and not json:
         say(f"no sweep was submitted to {head.address.url}")
     if sweep is not None and not json:
         say("\n".join(jobs.read_log(head, found[0].submission_id).splitlines()[-LAST_LINES:]))

@@ -236,7 +236,7 @@ def status(
         root = pipeline.results_root(results)
         for folder in remote.sweeps(root):
             mirror.refresh(folder)
-        for line in watch.list_sweeps(root, json) or [f"no sweeps in {results}"]:
+        for line in watch.list_sweeps(root, json) or ([] if json else [f"no sweeps in {results}"]):
             say(line)
         return 0
     found = watch.read_status(_sweep_at(sweep, results))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import time
 from collections import Counter
@@ -119,7 +120,7 @@ def status_lines(status: Status) -> list[str]:
 
 
 def list_sweeps(results: Path, as_json: bool = False) -> list[str]:
-    """A line for each sweep of the results root, by name."""
+    """A line for each sweep of the results root, by name; as JSON an object with an `error` for one that cannot be read."""
     return [_line(plan.parent.resolve(), as_json) for plan in sorted(results.glob(f"*/{PLAN_FILE}"))]
 
 
@@ -200,7 +201,7 @@ def _line(folder: Path, as_json: bool) -> str:
         status = read_status(folder)
         return status.model_dump_json() if as_json else status.line
     except (ArchsweepError, ValidationError, KeyError, TypeError) as error:
-        return f"{folder.name}: cannot be read, {error}"
+        return json.dumps({"name": folder.name, "error": str(error)}) if as_json else f"{folder.name}: cannot be read, {error}"
 
 
 def _ids(folder: Path, trial: str | None) -> list[str] | None:

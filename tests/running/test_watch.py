@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import archsweep
-from archsweep import cli
 from archsweep.errors import MachineError, RecordError
 from archsweep.planning.plan import Point
 from archsweep.records import write
@@ -27,6 +26,7 @@ from archsweep.running.background import repeating
 from archsweep.running.lock import LOCK_FILE, STOP_FILE, Owner, ask_to_stop, asked_to_stop, is_held_here, locked, owner
 from archsweep.running.snapshot import Counts, Snapshot
 from archsweep.vocabulary import Optuna
+from tests.command_line.command import run
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -341,8 +341,21 @@ def test_status_without_a_name_lists_every_sweep_and_one_that_cannot_be_read(
     planned(tiny_plan, tmp_path)
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "plan.json").write_text("{")
-    with pytest.raises(SystemExit):
-        cli.main(["status", "--results", str(tmp_path)])
-    first, second = capsys.readouterr().out.splitlines()
+    first, second = listed(tmp_path, capsys)
     assert first == "tiny: not running, 0 of 2 trials finished, 2 to do"
     assert second.startswith("torn: cannot be read, ")
+    whole, torn = (json.loads(line) for line in listed(tmp_path, capsys, "--json"))
+    assert (whole["name"], whole["counts"]["to_do"]) == ("tiny", 2)
+    assert (torn["name"], list(torn)) == ("torn", ["name", "error"])
+    assert "plan.json must be JSON, and is not" in torn["error"]
+
+
+def test_where_there_is_no_sweep_that_is_said_in_words_and_json_has_no_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert listed(tmp_path, capsys) == [f"no sweeps in {tmp_path}"]
+    assert listed(tmp_path, capsys, "--json") == []
+
+
+def listed(results: Path, capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
+    """What `status` without a name says of the results."""
+    assert run("status", "--results", str(results), *words) == 0
+    return capsys.readouterr().out.splitlines()

@@ -73,6 +73,8 @@ def test_a_space_outside_of_the_folder_and_a_package_with_the_token_are_not_sent
 def test_a_sweep_that_was_not_submitted_is_not_there(dashboard: Dashboard, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("jobs", "--address", dashboard.url) == 0
     assert f"no sweep was submitted to {dashboard.url}" in capsys.readouterr().out
+    assert run("status", "--json", "--address", dashboard.url) == 0
+    assert capsys.readouterr().out == ""
     for command in ("status", "logs", "stop", "fetch"):
         assert run(command, "gone", "--address", dashboard.url) == 2
         assert "knows no job of a sweep 'gone'" in capsys.readouterr().err
