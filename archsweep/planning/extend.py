@@ -24,10 +24,11 @@ def reconcile(recorded: Plan, planned: Plan, *, extend: bool) -> Plan:
 
     A variant's new replicas become a trial of their own, so that none is trained twice. Raises SpaceError where they may not be joined.
     """
+    naming = "--set experiment_name=NAME" if planned.is_of_one_config else "--name"
     if (recorded.reference, recorded.margin) != (planned.reference, planned.margin):
         raise SpaceError(
             f"{planned.name} fixed what is tested before it ran: {_family(recorded)}. The space now says {_family(planned)}; chosen after "
-            "seeing losses, it would make the p-values untrue. Restore it, or give this sweep a name of its own with --name."
+            f"seeing losses, it would make the p-values untrue. Restore it, or give this sweep a name of its own with {naming}."
         )
     if planned.search_id is not None and planned.search_id == recorded.search_id:
         from archsweep.planning.search import gone_on  # optuna takes a second to import
@@ -38,12 +39,13 @@ def reconcile(recorded: Plan, planned: Plan, *, extend: bool) -> Plan:
     there = _models(recorded)
     same = there == _models(planned) and not _is_outdated(recorded) and planned.search_id == recorded.search_id
     if not same and not extend:
+        adding = "" if planned.is_of_one_config else "Add what is new with --extend. "
         raise SpaceError(
             f"{planned.name} holds another plan than this one: its search space, base, settings or text were different. "
-            "Add what is new with --extend, or give this sweep a name of its own with --name."
+            f"{adding}To keep both, give this sweep a name of its own with {naming}."
         )
     if not same and (faults := list(_obstacles(recorded, planned))):
-        raise SpaceError(f"{planned.name} cannot be extended: {'; '.join(faults)}. Give this sweep a name of its own with --name.")
+        raise SpaceError(f"{planned.name} cannot be extended: {'; '.join(faults)}. Give this sweep a name of its own with {naming}.")
     added = [trial for each in planned.trials if (trial := _missing(each, there, planned.corpus_id))]
     return _joined(recorded, planned, in_order([*_as_planned(recorded, planned), *added], planned.early_stopping))
 

@@ -120,6 +120,11 @@ class Plan(BaseModel):
         return max(len(self.trials), self.method.trials) if self.method else len(self.trials)
 
     @property
+    def is_of_one_config(self) -> bool:
+        """Whether `make_single_plan` made it: no space compares names."""
+        return self.compare == ("experiment_name",)
+
+    @property
     def keeps_trials_whole(self) -> bool:
         """Whether something looks at whole trials before their end: then none is trained in parts."""
         return bool(self.method or self.early_stopping or any(trial.prune_tune for trial in self.trials))

@@ -39,6 +39,18 @@ def test_one_config_trains_in_this_process_and_is_not_trained_twice(
     assert run("export", "one", "experiment_name=one", "--to", str(tmp_path / "model"), "--results", str(tmp_path)) == 0
 
 
+def test_another_config_of_a_name_that_is_taken_is_refused_and_a_name_that_train_can_set_is_the_way_out(
+    config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("train", str(config_file), "--results", str(tmp_path))
+    assert run(*command) == 0
+    assert run(*command, "--set", "seed=3") == 2
+    said = capsys.readouterr().err
+    assert "one holds another plan than this one" in said
+    assert said.endswith("text were different. To keep both, give this sweep a name of its own with --set experiment_name=NAME.\n")
+    assert run(*command, "--set", "seed=3", "--set", "experiment_name=another") == 0
+
+
 def test_one_config_given_in_epochs_trains_so_many_passes_over_its_text(
     config_file: Path, tmp_path: Path, tiny_config: ExperimentConfig
 ) -> None:
