@@ -227,7 +227,8 @@ def _executed(path: Path) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     try:
-        with _siblings_importable(path.parent):
+        with _siblings_importable(path.parent):  # which forgets the file too
+            sys.modules[spec.name] = module  # where a dataclass looks for what its annotations name
             spec.loader.exec_module(module)
     except Exception as error:
         kind = "" if isinstance(error, ArchsweepError) else f"{type(error).__name__}: "

@@ -106,6 +106,16 @@ def test_files_of_different_folders_import_their_own_siblings(tmp_path: Path) ->
     assert "sizes" not in sys.modules
 
 
+def test_files_of_one_name_state_dataclasses_of_their_own(tmp_path: Path) -> None:
+    stated = "from dataclasses import dataclass\n\n@dataclass\nclass Depth:\n    layers: int = {layers}\n\nspace ="
+    for folder, layers in (("a", 3), ("b", 5)):
+        (tmp_path / folder).mkdir()
+        text = GOOD.replace("from archsweep", "from __future__ import annotations\nfrom archsweep").replace("(1, 2)", "(1, Depth().layers)")
+        (tmp_path / folder / "mine.py").write_text(text.replace("space =", stated.format(layers=layers)))
+        assert find(str(tmp_path / folder / "mine.py")).space.compare["num_layers"].values == (1, layers)
+    assert "_space_mine" not in sys.modules
+
+
 def test_an_unknown_name_gets_the_nearest() -> None:
     message = refused("heads_vs_layer")
     assert "heads_vs_layer is not a shipped search space: did you mean heads_vs_layers" in message
@@ -147,6 +157,7 @@ def test_a_file_that_fails_is_refused_with_its_line(file: Path, old: str, new: s
     file.write_text(GOOD.replace(old, new))
     message = refused(file)
     assert f"{file}, {told}" in message
+    assert "_space_mine" not in sys.modules
 
 
 def test_a_file_whose_name_cannot_name_a_folder_is_refused(tmp_path: Path) -> None:
