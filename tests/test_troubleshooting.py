@@ -88,6 +88,8 @@ COMMANDS = {
     "follows from the budget; setting it to … would change nothing": ["heads_vs_layers", "--set", "hidden_size=64"],
     "--json prints the plan alone": ["heads_vs_layers", "--json"],
     "--detect takes a difference in nats/token": ["plan", "heads_vs_layers", "--detect", "much"],
+    "--num-cpus must be at least": ["plan", "heads_vs_layers", "--num-cpus", "-1"],
+    "--checkpoint-seconds must be a time": ["heads_vs_layers", "--dry-run", "--checkpoint-seconds", "nan"],
     "compare joins two sweeps or more, got": ["compare", "one"],
     "export takes a variant, to write its model, or --format": ["export", "one"],
     "must be a config in JSON, as ExperimentConfig.save writes it": ["train", "gone.json"],

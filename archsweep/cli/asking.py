@@ -53,6 +53,12 @@ def planned_for(
     return planned, pipeline.forecast(planned, machine, results, price, effect)
 
 
+def check_checkpoint_seconds(seconds: float) -> None:
+    """Raises SpaceError for a time between two checkpoints that is none, as NaN is."""
+    if not seconds >= 0:
+        raise SpaceError(f"--checkpoint-seconds must be a time of at least 0 seconds, got {seconds}. Leave it out for a minute.")
+
+
 def agreed(forecast: Forecast) -> bool:
     """Whether the person at the terminal wants a large sweep; nobody is asked about a small one, nor where there is no terminal."""
     from archsweep.planning.forecast import is_large

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from archsweep.cli.asking import agreed, planned_for, print_plan, question_of, say, terminal
+from archsweep.cli.asking import agreed, check_checkpoint_seconds, planned_for, print_plan, question_of, say, terminal
 from archsweep.cli.options import (
     CHECKPOINT_SECONDS,
     EXIT_INTERRUPTED,
@@ -68,6 +68,7 @@ def submit(
 
     parse_address(address)
     jobs.check_results(results)
+    check_checkpoint_seconds(checkpoint_seconds)
     asked = question_of(space, name, base, settings, smoke)
     machine = pipeline.Machine(cache_dir=cache, checkpoint_seconds=checkpoint_seconds, is_unknown=True)
     with tempfile.TemporaryDirectory(prefix="archsweep-submit-") as scratch:

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from archsweep.cli.asking import agreed, parse_settings, planned_for, print_plan, question_of, say, says_yes, terminal
+from archsweep.cli.asking import (
+    agreed,
+    check_checkpoint_seconds,
+    parse_settings,
+    planned_for,
+    print_plan,
+    question_of,
+    say,
+    says_yes,
+    terminal,
+)
 from archsweep.cli.cluster import head_at, print_log, tell_jobs
 from archsweep.cli.options import (
     CHECKPOINT_SECONDS,
@@ -350,13 +360,17 @@ def _machine(
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     runner: str | None = None,
 ) -> Machine:
-    """Raises SpaceError for options that contradict each other."""
+    """Raises SpaceError for options that contradict each other, and for numbers that are none of what they count."""
     from archsweep import pipeline
 
     if sum((serial, address is not None, runner is not None)) > 1:
         raise SpaceError("--runner, --serial and --address each say where trials run. Give one of them.")
     if address is not None and (num_cpus is not None or num_gpus is not None):
         raise SpaceError("--num-cpus and --num-gpus size the Ray that is started here, and --address names one that runs. Leave them out.")
+    for option, number, least in (("--num-cpus", num_cpus, 1), ("--num-gpus", num_gpus, 0)):
+        if number is not None and number < least:
+            raise SpaceError(f"{option} must be at least {least}, got {number}. Leave it out to use all that this machine has.")
+    check_checkpoint_seconds(checkpoint_seconds)
     return pipeline.Machine(num_cpus, num_gpus, address, serial, cache, checkpoint_seconds, runner)
 
 
