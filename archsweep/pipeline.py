@@ -196,8 +196,8 @@ def _left(plan: Plan, folder: Path) -> tuple[list[Trial], int]:
     try:
         settled = _settled(folder / PLAN_FILE, plan, extend=True)
     except SpaceError:
-        return list(plan.trials), plan.size - len(plan.trials)
-    return to_train(settled.trials, folder), settled.size - len(settled.trials)
+        return list(plan.trials), plan.unchosen
+    return to_train(settled.trials, folder), settled.unchosen
 
 
 def plan_one(config: ExperimentConfig, cache_dir: Path | None = None, command: str = "") -> Plan:

@@ -135,7 +135,7 @@ def forecast(
     """The plan's forecast, its times those of the trials that are `left` (default: all), split for the slots as a run splits them, and of
     the `unchosen` ones that its search has yet to suggest; `detectable` and `warnings` are what others found out."""
     left = plan.trials if left is None else left
-    unchosen = plan.size - len(plan.trials) if unchosen is None else unchosen
+    unchosen = plan.unchosen if unchosen is None else unchosen
     rates = [(kind.slots, Rates(kind.known)) for kind in where.kinds]
     sharing = _sharing(where)
     trials = tuple(_trial(trial, where, rates, sharing) for trial in plan.trials)

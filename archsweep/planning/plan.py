@@ -86,6 +86,11 @@ def fruitless(points: Sequence[Point]) -> int:
     return sum(1 for _ in takewhile(lambda point: point.trial is None or point.duplicate, reversed(points)))
 
 
+def unchosen(trials: int, known: int, points: Sequence[Point]) -> int:
+    """How many of its `trials` a search has yet to choose; none where it finds nothing new any more."""
+    return 0 if fruitless(points) >= MOST_FRUITLESS else max(0, trials - known)
+
+
 class Plan(BaseModel):
     """Every trial that will run, those that take longest first, and every variant that will not, with the reason.
 
@@ -123,6 +128,11 @@ class Plan(BaseModel):
     def is_of_one_config(self) -> bool:
         """Whether `make_single_plan` made it: no space compares names."""
         return self.compare == ("experiment_name",)
+
+    @property
+    def unchosen(self) -> int:
+        """The trials that its search has yet to choose."""
+        return unchosen(self.method.trials, len(self.trials), self.points) if self.method else 0
 
     @property
     def keeps_trials_whole(self) -> bool:

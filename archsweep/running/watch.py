@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from archsweep.config import label
 from archsweep.errors import ArchsweepError, RecordError, nearest
-from archsweep.planning.plan import MOST_FRUITLESS, Point, fruitless
+from archsweep.planning.plan import MOST_FRUITLESS, Point, unchosen
 from archsweep.records.files import load_plan
 from archsweep.records.remote import root_uri
 from archsweep.records.schema import LOG_FILE, PLAN_FILE, PROGRESS_FILE, TRIALS_FOLDER
@@ -165,11 +165,10 @@ def stop(folder: Path, say: Callable[[str], object]) -> None:
 
 
 def _to_suggest(plan: Mapping[str, Any]) -> int:
-    """How many trials the plan's search has yet to suggest; none where it is no search, or one that finds nothing new any more."""
+    """How many trials the plan's search has yet to suggest; none where it is no search."""
     if (method := plan.get("method")) is None:
         return 0
-    last = [Point.model_validate(point) for point in plan["points"][-MOST_FRUITLESS:]]
-    return 0 if fruitless(last) >= MOST_FRUITLESS else max(0, method["trials"] - len(plan["trials"]))
+    return unchosen(method["trials"], len(plan["trials"]), [Point.model_validate(point) for point in plan["points"][-MOST_FRUITLESS:]])
 
 
 def _snapshot(folder: Path) -> Snapshot | None:

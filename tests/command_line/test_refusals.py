@@ -49,7 +49,7 @@ def test_other_settings_in_the_same_folder_are_refused_and_a_name_is_the_way_out
         (["plan", "heads_vs_layers", "--num-cpus", "2", "--address", "auto"], 2, "--address names one that runs. Leave them out"),
         (["plan", "heads_vs_layers", "--num-cpus", "0"], 2, "--num-cpus must be at least 1, got 0. Leave it out"),
         (["plan", "heads_vs_layers", "--num-gpus", "-1"], 2, "--num-gpus must be at least 0, got -1. Leave it out"),
-        (["heads_vs_layers", "--dry-run", "--checkpoint-seconds", "nan"], 2, "--checkpoint-seconds must be a time of at least 0 seconds, got nan"),
+        (["heads_vs_layers", "--dry-run", "--checkpoint-seconds", "nan"], 2, "must be a time of at least 0 seconds, got nan"),
         (["submit", "heads_vs_layers", "--address", "http://127.0.0.1:1", "--checkpoint-seconds", "-1"], 2, "0 seconds, got -1.0"),
         (["plan", "heads_vs_layers", "--set", "device=cuda:63"], 3, "device cuda:63 is not there: torch sees"),
         (["plan", "heads_vs_layers", "--address", "[::1]:1"], 3, "nothing answers at [::1]:1 ("),
