@@ -27,7 +27,7 @@ from archsweep.records import remote
 from archsweep.records.schema import CHECKPOINT_FOLDER, CONFIG_FILE, JOURNAL_FILE, MODELS_FOLDER, PLAN_FILE, TRIALS_FOLDER
 from archsweep.running.machine import Machine as Machine
 from archsweep.running.machine import circumstances, device_name
-from archsweep.training.corpus import default_cache_dir, identify
+from archsweep.training.corpus import default_cache_dir, identify, tokens_id
 from archsweep.vocabulary import TEXT_FIELDS
 
 if TYPE_CHECKING:
@@ -149,7 +149,9 @@ def measure(plan: Plan, machine: Machine, say: Callable[[str], object]) -> None:
     names = machine.device_names(plan.trials[0].config)
     if not names:
         raise MachineError("--measure must know the devices, and the cluster's show only when it runs. Leave it out.")
-    _measure([(trial.config, trial.replicas) for trial in plan.trials], names, replace(machine, address=None), say)
+    length = plan.reading(plan.trials[0].config).max_tokens  # on the text that they will train on
+    work = [(trial.config.copy(max_tokens=length), trial.replicas) for trial in plan.trials]
+    _measure(work, names, replace(machine, address=None), say)
 
 
 def _measure(
@@ -225,7 +227,10 @@ def run(
         left = recorder.to_train(settled.trials, folder, retry_failed=ledger.retry_failed)
         if not ledger.fresh:
             settled, left = parts.as_others_have_them(settled, left, folder)
-        reused = [] if ledger.fresh else recorder.reuse(left, folder, leavings.keep_models)
+        text_id = _text_ids(settled)
+        if left:
+            _check_text(settled, folder, text_id)
+        reused = [] if ledger.fresh else recorder.reuse(left, folder, leavings.keep_models, text_id)
         trials = [trial for trial in left if trial not in reused]
         progress = Progress(settled, trials, folder, console)
         with progress.written():
@@ -316,11 +321,13 @@ def _search(
     from archsweep.planning.search import Search
     from archsweep.running.recorder import recorded_result, reuse, to_train
 
+    text_id = _text_ids(plan)
+
     def recorded(trial: Trial) -> Result | None:
         """The result of a suggestion that is not trained, for the reasons for which those that are known at the start are not."""
         with place.opened() as folder:
             ended = not to_train([trial], folder, retry_failed=ledger.retry_failed)
-            if not ended and (ledger.fresh or not reuse([trial], folder, keep_models)):
+            if not ended and (ledger.fresh or not reuse([trial], folder, keep_models, text_id)):
                 return None
             if early_stopping:
                 early_stopping.know(trial, folder)
@@ -349,7 +356,7 @@ def _tokenized(plan: Plan, trials: list[Trial], cache_dir: Path | None) -> dict[
     from archsweep.training.data import prepare
 
     configs = {_text(trial.config): trial.config for trial in trials}
-    corpora = {text: (prepare(config, cache_dir), config) for text, config in configs.items()}
+    corpora = {text: (prepare(plan.reading(config), cache_dir), config) for text, config in configs.items()}
     for corpus, config in corpora.values():
         if plan.metric != "val_loss" and config.eval_tokens < corpus.validation_tokens:
             raise DataError(
@@ -360,8 +367,34 @@ def _tokenized(plan: Plan, trials: list[Trial], cache_dir: Path | None) -> dict[
 
 
 def _text(config: ExperimentConfig) -> Text:
-    """What decides a config's tokens, and how many there must be."""
-    return tuple(getattr(config, name) for name in (*TEXT_FIELDS, "context_length", "max_tokens"))
+    """What decides a config's tokens within its plan, and how many there must be."""
+    return tuple(getattr(config, name) for name in (*TEXT_FIELDS, "context_length"))
+
+
+def _text_ids(plan: Plan) -> Callable[[Trial], str]:
+    """Names the tokens that a trial of the plan reads."""
+    known: dict[Text, str] = {}
+
+    def text_id(trial: Trial) -> str:
+        text = _text(trial.config)
+        if text not in known:
+            known[text] = tokens_id(plan.reading(trial.config))
+        return known[text]
+
+    return text_id
+
+
+def _check_text(plan: Plan, folder: Path, text_id: Callable[[Trial], str]) -> None:
+    """Raises DataError where trials that are recorded read other tokens than those that are left would."""
+    from archsweep.running.recorder import recorded_text
+
+    for trial in plan.trials:
+        if (read := recorded_text(folder / TRIALS_FOLDER / trial.id)) not in (None, text_id(trial)):
+            raise DataError(
+                f"{plan.name} must train all of it on one text, and {trial.label} read the tokens {read}, where this plan reads "
+                f"{text_id(trial)}: the longest trial decides how much of {trial.config.dataset} is read, and archsweep's version how it "
+                "becomes tokens. Give this sweep a name of its own with --name."
+            )
 
 
 def collect(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -18,7 +18,7 @@ from archsweep.config import ExperimentConfig
 from archsweep.errors import ArchsweepError
 from archsweep.planning.extend import reconcile
 from archsweep.planning.plan import make_plan
-from archsweep.records import files, remote
+from archsweep.records import files, remote, write
 from archsweep.running import clean, lock, session, trackers
 from archsweep.running.resources import Resources, check_some_node_holds
 from archsweep.space import ASHA, Budget, Choice, IntRange, Optuna, Space
@@ -237,6 +237,13 @@ def a_damaged_plan(scene: Scene) -> object:
     return pipeline.run(plan_of(scene), Path("sweep"), pipeline.Machine(serial=True), Console(quiet=True))
 
 
+def a_trial_of_another_text(scene: Scene) -> object:
+    plan = plan_of(scene)
+    write.begin(Path("sweep/trials") / plan.trials[0].id, scene.config)
+    write.finish(Path("sweep/trials") / plan.trials[0].id, write.Outcome(status="finished", corpus_id="c0ffee"))
+    return pipeline.run(plan, Path("sweep"), pipeline.Machine(serial=True), Console(quiet=True))
+
+
 def a_sweep(name: str = "sweep", losses: float = 3.0) -> Path:
     return write_sweep(Path(name), [{"num_layers": 1}, {"num_layers": 2}], lambda variant, rate, seed: losses, name=name)
 
@@ -382,6 +389,7 @@ PROVOCATIONS: dict[str, Callable[[Scene], object]] = {
     ),
     "fixed what is tested before it ran": lambda scene: reconcile(plan_of(scene), plan_of(scene, margin=0.01), extend=True),
     "must be a plan and cannot be read. Remove it": a_damaged_plan,
+    "must train all of it on one text": a_trial_of_another_text,
     'must have a column "text" of strings, got': another_parquet,
     "vocab_size must hold every entry of the tokenizer": another_text_alphabet,
     "must be a tokenizer.json as the tokenizers library writes it, and is not:": no_tokenizer,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Cost", "Plan", "Point", "Refusal", "Replica", "Trial", "make_plan"]
 
+FIRST = 10  # trials of a search that depend on no result (optuna's own number), and the size of NSGA-II's generations
 MOST_FRUITLESS = 200  # suggestions in a row that train nothing before a search's space is taken for exhausted
 
 
@@ -138,6 +139,12 @@ class Plan(BaseModel):
     def keeps_trials_whole(self) -> bool:
         """Whether something looks at whole trials before their end: then none is trained in parts."""
         return bool(self.method or self.early_stopping or any(trial.prune_tune for trial in self.trials))
+
+    def reading(self, config: ExperimentConfig) -> ExperimentConfig:
+        """The config with the length by which all of the plan read the same text: that of its longest trial, as how much of a hub's dataset
+        is read follows from it; in a search of its first ones', since that must stay as it is."""
+        known = self.trials[:FIRST] if self.method else self.trials
+        return config.copy(max_tokens=max((trial.config.max_tokens or 0 for trial in known), default=config.max_tokens))
 
     @property
     def budgets(self) -> tuple[Budget, ...]:

@@ -22,7 +22,7 @@ from optuna.trial import BaseTrial, FixedTrial, FrozenTrial, TrialState, create_
 from archsweep.config import label
 from archsweep.errors import SpaceError
 from archsweep.planning.grid import Refusal, chosen, plain, variant_of
-from archsweep.planning.plan import MOST_FRUITLESS, Plan, Point, Trial, fruitless, settled, trial_of
+from archsweep.planning.plan import FIRST, MOST_FRUITLESS, Plan, Point, Trial, fruitless, settled, trial_of
 from archsweep.vocabulary import Choice, IntRange, LogUniform, Optuna, values_of
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from archsweep.space import Space
     from archsweep.vocabulary import Values
 
-FIRST = 10  # trials that depend on no result (optuna's own number), and the size of NSGA-II's generations
 PATIENCE = 5  # suggestions in a row that train nothing before they are drawn at random
 DIGITS = 4  # of a number from a range: what a variant's name can bear
 

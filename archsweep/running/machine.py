@@ -85,7 +85,7 @@ def circumstances(plan: Plan, machine: Machine, price: float | None) -> Circumst
         kinds=tuple(Kind(name, count, tuple(line for line in known if line.device_name == name)) for name, count in slots.items()),
         devices=sum(min(len(node.gpus) or node.processors, node.processors) for node in nodes),
         gpu_bytes=min(memories, default=None),
-        corpus_tokens=train_tokens(config, machine.cache_dir),
+        corpus_tokens=train_tokens(plan.reading(config), machine.cache_dir),
         price=price,
         in_parts=in_parts,
         is_here=machine.address is None,

@@ -240,14 +240,23 @@ def kept_models(folder: Path) -> dict[str, Path]:
     return found
 
 
-def reuse(trials: Sequence[Trial], folder: Path, keep_models: KeepModels) -> list[Trial]:
+def reuse(trials: Sequence[Trial], folder: Path, keep_models: KeepModels, text_id: Callable[[Trial], str]) -> list[Trial]:
     """Copy those of `trials` that another sweep beside `folder` has finished, with the models that are kept, as far as it has them; returns
-    the trials. A trial's name is all of its content, so one of the same name is the same trial. Raises MachineError."""
+    the trials. A trial's name is all of its content but how much of a hub's dataset was read, which `text_id` names: one of the same name
+    and text is the same trial. Raises MachineError."""
     return [
         trial
         for trial in trials
-        if (found := finished_elsewhere(trial, folder)) and _copy(found, folder / TRIALS_FOLDER / trial.id, keep_models)
+        if (found := finished_elsewhere(trial, folder))
+        and recorded_text(found) in (None, text_id(trial))
+        and _copy(found, folder / TRIALS_FOLDER / trial.id, keep_models)
     ]
+
+
+def recorded_text(folder: Path) -> str | None:
+    """Which tokens the trial in `folder` was trained on; None where that is not recorded."""
+    outcome = write.recorded_outcome(folder)
+    return None if outcome is None else outcome.corpus_id
 
 
 def finished_elsewhere(trial: Trial, folder: Path) -> Path | None:

@@ -15,7 +15,7 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM
 
 from archsweep import load, load_curves, pipeline
-from archsweep.errors import ConfigError, MachineError
+from archsweep.errors import ConfigError, DataError, MachineError
 from archsweep.pipeline import Leavings, Ledger, Machine
 from archsweep.planning.plan import make_plan
 from archsweep.planning.split import split
@@ -28,6 +28,7 @@ from archsweep.running.resources import Resources
 from archsweep.running.trackers import Trackers
 from archsweep.running.worker import Storage
 from archsweep.space import Choice, Space
+from archsweep.training import corpus
 from archsweep.training.data import prepare
 from archsweep.training.experiment import ArchitectureExperiment
 from archsweep.training.replicas import ReplicaStack
@@ -189,6 +190,28 @@ def test_of_a_trial_that_is_taken_over_those_models_are_kept_that_are_asked_for(
     trials = list((tmp_path / "second" / "trials").iterdir())
     assert len(trials) == 2
     assert [{path.name for path in trial.iterdir() if path.is_dir()} for trial in trials] == [left | {"tensorboard"}] * 2
+
+
+def test_all_lengths_of_a_sweep_read_one_text_of_a_dataset_of_which_longer_ones_read_more(
+    tiny_plan: Plan, tiny_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus, "HUB_BYTES", 2_000)
+    (tmp_path / "rows").mkdir()
+    rows = "".join(json.dumps({"text": text}) + "\n" for text in tiny_text.read_text().split("\n\n"))
+    (tmp_path / "rows" / "train.jsonl").write_text(rows)
+    base = tiny_plan.trials[0].config.copy(dataset=f"hf:{tmp_path / 'rows'}")
+
+    def lengths(name: str, *tokens: int) -> Plan:
+        return make_plan(name, "How long?", Space(base=base, compare={"max_tokens": Choice(*tokens)}, repeat=1), "corpus")
+
+    short, both, longer = lengths("short", 384), lengths("both", 384, 1536), lengths("both", 384, 1536, 6144)
+    assert len({corpus.hub_bytes(trial.config) for trial in longer.trials}) == 3
+    run(short, tmp_path / "short", MACHINES["serial"])
+    assert "taken from other sweeps" not in run(both, tmp_path / "both", MACHINES["serial"])
+    assert load(tmp_path / "both").corpus_id.nunique() == 1
+    with pytest.raises(DataError, match=r"both must train all of it on one text, and max_tokens=\d+ read the tokens"):
+        run(longer, tmp_path / "both", MACHINES["serial"], Ledger(extend=True))
+    assert "1 trials are taken from other sweeps" in run(lengths("again", 1536), tmp_path / "again", MACHINES["serial"])
 
 
 def test_parts_that_another_sweep_has_finished_are_taken_and_the_rest_is_trained(tiny_plan: Plan, tmp_path: Path) -> None:
