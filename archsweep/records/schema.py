@@ -58,7 +58,7 @@ MEASURED = (
     Column("diverged_step", "Int64", "steps", "step at which the replica diverged and was frozen; missing where it did not"),
     Column("last_loss", "Float64", "nats/token", "last finite training loss of a diverged replica"),
     Column("train_seconds", "Float64", "s", "time spent in training steps by the replica's whole stack, evaluation not counted"),
-    Column("tokens_per_second", "Float64", "tokens/s", "training tokens of the replica's whole stack over train_seconds"),
+    Column("tokens_per_second", "Float64", "tokens/s", "training tokens of the replica's stack, as it was at the time, over train_seconds"),
     Column("step_seconds", "Float64", "s", "train_seconds over the steps taken"),
     Column("model_flops_utilisation", "Float64", "", "share of the device's peak FLOP/s, by PaLM's formula; missing where that is unknown"),
     Column("predicted_memory_bytes", "Int64", "bytes", "predicted peak on a GPU of the trial, with all its replicas"),

@@ -186,10 +186,10 @@ def _throughput(trial: Trial, last: Report) -> throughput.Measured | None:
     """What the trial's training took; None where it was too short to tell."""
     rows = last["rows"]
     tokens = last["tokens"] * len(rows)
-    seconds = sum(row["train_seconds"] / row["stack_size"] for row in rows)
+    seconds = sum(row["tokens"] / row["tokens_per_second"] for row in rows)
     if seconds < throughput.SHORTEST_SECONDS:
         return None
-    config = trial.config
+    config, was_pruned = trial.config, len(rows) < len(trial.replicas)
     return throughput.measured(
         config,
         "trial",
@@ -199,7 +199,7 @@ def _throughput(trial: Trial, last: Report) -> throughput.Measured | None:
         stack_size=max(row["stack_size"] for row in rows),
         seconds_per_token=seconds / tokens,
         evaluated_tokens=config.tokens_evaluated(config.num_evaluations) * len(rows),
-        other_seconds=None if last["resumed_at"] else max(0.0, last["trial_seconds"] - seconds),
+        other_seconds=None if last["resumed_at"] or was_pruned else max(0.0, last["trial_seconds"] - seconds),
     )
 
 

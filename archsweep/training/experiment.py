@@ -283,8 +283,8 @@ class ArchitectureExperiment:
             "last_loss": divergence.last_loss if divergence else None,
             "train_seconds": running.seconds,
             "step_seconds": running.seconds / running.step,
-            "tokens_per_second": len(running.stack) * tokens / running.seconds,
-            "model_flops_utilisation": self._utilisation(running, len(running.stack) * tokens / running.seconds),
+            "tokens_per_second": tokens / running.replica_seconds,
+            "model_flops_utilisation": self._utilisation(running, tokens / running.replica_seconds),
             "peak_memory_bytes": peak_memory_bytes(self.device),
             "stack_size": len(running.stack),
             "micro_batch": running.micro_batch_size,
@@ -380,6 +380,7 @@ class StackInTraining:
     shrinks: bool  # the micro-batch, where memory runs out
     step: int = 0
     seconds: float = 0.0
+    replica_seconds: float = 0.0  # a replica's part of them, among as many as trained at the time
     _seconds_of_last_step: float = math.inf
     _loss_sums: torch.Tensor = field(init=False)  # (K,) of the steps with a finite loss since it was last asked, left on the device
     _loss_counts: torch.Tensor = field(init=False)
@@ -408,7 +409,9 @@ class StackInTraining:
                 batch = following
         synchronize(self.stack.device)
         seconds = perf_counter() - started
-        self.step, self.seconds, self._seconds_of_last_step = last, self.seconds + seconds, seconds / max(1, last - first)
+        self.step, self._seconds_of_last_step = last, seconds / max(1, last - first)
+        self.seconds += seconds
+        self.replica_seconds += seconds / len(self.stack)
 
     def evaluate(self, windows: torch.Tensor) -> torch.Tensor:
         """As the stack's `evaluate`, in micro-batches; on a GPU in more windows at once where those leave it idle and there is memory."""
@@ -484,7 +487,8 @@ class StackInTraining:
 
     def facts(self) -> dict[str, JsonValue]:
         """The rest of what it needs, in JSON's types."""
-        return {"step": self.step, "seconds": self.seconds, "micro_batch_size": self.micro_batch_size}
+        times = {"seconds": self.seconds, "replica_seconds": self.replica_seconds}
+        return {"step": self.step, **times, "micro_batch_size": self.micro_batch_size}
 
     @torch.no_grad()
     def load(self, state: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
@@ -494,5 +498,6 @@ class StackInTraining:
         self._loss_counts.copy_(state["loss_counts"])
         self.optimizer.load(state)
         self.step, self.seconds = facts["step"], facts["seconds"]
+        self.replica_seconds = facts.get("replica_seconds", self.seconds / len(self.stack))  # older checkpoints do not tell
         if self.config.micro_batch_size == "auto":
             self.micro_batch_size = facts["micro_batch_size"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from archsweep.config import Replica
-from archsweep.training.experiment import ArchitectureExperiment
+from archsweep.training.experiment import ArchitectureExperiment, StackInTraining
 from archsweep.training.pruning import hopeless
 
 if TYPE_CHECKING:
@@ -67,6 +67,24 @@ def test_the_hopeless_setting_ends_half_way_and_the_others_keep_their_bits(confi
     assert all(row["reason"].startswith("given up at step 24 of 48: its best seed, ") for row in ended)
     assert {row["learning_rate"] for row in ended} == {1e-6}
     assert [len(evaluation) for evaluation in pruned] == [6, 6, 4, 4]
+
+
+def test_what_a_model_took_is_its_part_of_the_time_among_as_many_as_trained(
+    config: ExperimentConfig, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts: list[float] = []
+    steps = StackInTraining.train
+
+    def noted(running: StackInTraining, first: int, last: int) -> None:
+        before = running.seconds
+        steps(running, first, last)
+        parts.append((running.seconds - before) / len(running.stack))
+
+    monkeypatch.setattr(StackInTraining, "train", noted)
+    *_, last = train(config, REPLICAS, stack_size=6, prune_tune=True).evaluations
+    assert {row["stack_size"] for row in last} == {4}
+    for row in last:
+        assert row["tokens"] / row["tokens_per_second"] == pytest.approx(sum(parts))
 
 
 def test_nothing_is_given_up_that_would_leave_a_replica_alone_or_draw_other_dropout_masks(config: ExperimentConfig, train: Train) -> None:
