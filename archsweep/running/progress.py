@@ -90,6 +90,12 @@ class Progress:
         for note in notes:
             self.say(f"{trial.label}: {note}", trial)
 
+    def trial_waits_again(self, trial: Trial, why: str) -> None:
+        """An attempt failed, and another one will follow."""
+        with self._lock:
+            self._tally.waits_again(trial)
+        self.trial_noted(trial, [why])
+
     def trial_reported(self, trial: Trial, report: Report) -> None:
         with self._lock:
             self._tally.reported(trial, report)

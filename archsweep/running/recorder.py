@@ -157,7 +157,7 @@ class Recorder:
         self._write_failure(trial, reason, details)
         with self._opened(trial) as folder:
             write.set_aside_outcome(folder)
-        self._progress.trial_noted(trial, [f"{reason}; {how}"])
+        self._progress.trial_waits_again(trial, f"{reason}; {how}")
 
     def _write_failure(self, trial: Trial, reason: str, details: str) -> None:
         with self._opened(trial) as folder:

@@ -95,6 +95,12 @@ class Tally:
         self._left.pop(trial.id, None)
         self._losses.add(trial.label, rows)
 
+    def waits_again(self, trial: Trial) -> None:
+        """An attempt is over and another one will follow, which has left to do what this one had."""
+        self._meet(trial)
+        self._set(trial.id, "to_do")
+        self._attempts.pop(trial.id, None)
+
     def _meet(self, trial: Trial) -> None:
         """One that a search suggested is unknown no more."""
         if trial.id not in self._states:

@@ -16,8 +16,10 @@ from rich.console import Console
 from archsweep.records import write
 from archsweep.records.write import Outcome
 from archsweep.running.progress import Progress
+from archsweep.running.recorder import Place, Recorder
 from archsweep.running.snapshot import Snapshot
 from archsweep.running.tally import Losses, Tally
+from archsweep.running.trackers import Trackers
 from archsweep.running.view import view
 
 if TYPE_CHECKING:
@@ -77,6 +79,33 @@ def test_a_trial_is_in_one_state_and_a_second_attempt_counts_once(tiny_plan: Pla
     tally.began(second)
     tally.ended(second, "diverged")
     assert str(tally.snapshot().counts) == "1 of 2 trials finished, 1 diverged"
+
+
+def test_a_trial_that_waits_for_another_attempt_is_not_running_and_what_was_left_of_it_is_left(tiny_plan: Plan, tmp_path: Path) -> None:
+    first, second = tiny_plan.trials  # six steps each
+    progress = Progress(tiny_plan, tiny_plan.trials, tmp_path, Console(file=io.StringIO()))
+    recorder = Recorder(Place(tmp_path), progress, Trackers({}, pytest.fail))
+
+    def seen() -> Snapshot:
+        progress._write()
+        return Snapshot.model_validate_json((tmp_path / "progress.json").read_bytes())
+
+    for trial in (first, second):
+        recorder.begin(trial)
+        progress.trial_reported(trial, report(step=1, seconds=1))
+        progress.trial_reported(trial, report(step=3, seconds=2))
+    assert not progress.waits
+    assert seen().tokens_per_second == 2 * 2 * 4 * 16 * 4  # trials, steps a second, windows, tokens of each, replicas
+    recorder.retry(first, "its process died", "all of it", "again from its checkpoint")
+    assert [trial.id for trial in seen().running] == [second.id]
+    assert str(seen().counts) == "0 of 2 trials finished, 1 running, 1 to do"
+    assert (seen().share_done, seen().tokens_per_second) == (pytest.approx(1 / 2), 2 * 4 * 16 * 4)
+    assert progress.waits
+    recorder.begin(first)
+    progress.trial_reported(first, report(step=3, seconds=1, resumed_at=3))
+    assert str(seen().counts) == "0 of 2 trials finished, 2 running"
+    assert seen().share_done == pytest.approx(1 / 2)
+    assert not progress.waits
 
 
 def test_the_time_left_is_the_work_left_over_the_rate_since_the_first_report(tiny_plan: Plan) -> None:
