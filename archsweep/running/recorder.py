@@ -204,7 +204,7 @@ def _throughput(trial: Trial, last: Report) -> throughput.Measured | None:
 
 
 def _notes(report: Report) -> list[str]:
-    resumed = [f"goes on from its checkpoint at step {report['resumed_at']}"] if report["resumed_at"] else []
+    resumed = [f"goes on from its checkpoint at step {report['resumed_at']:.0f}"] if report["resumed_at"] else []
     return [*report["warnings"], *resumed]
 
 

@@ -79,7 +79,7 @@ class ArchitectureExperiment:
         self.config = config
         self.replicas = tuple(replicas or (config.replica,))
         self.output_dir = Path(output_dir or f"results/{config.experiment_name}") if output_dir or replicas is None else None
-        self.resumed_at = 0  # the step of the checkpoint from which this run went on
+        self.resumed_at = 0.0  # `steps_done` of the checkpoint from which this run went on
         self._cache_dir, self._corpus = cache_dir, corpus
         self._checkpoint_dir, self._checkpoint_seconds = checkpoint_dir, checkpoint_seconds
         self._stack_size, self._micro_batch_size, self._shrinks, self._warn = stack_size, micro_batch_size, shrinks, warn
@@ -151,7 +151,7 @@ class ArchitectureExperiment:
             running.load({name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}, own)
         self._step, self._evaluated = facts["step"], facts["evaluated"]
         self._best = (facts["best"], tensors["best"]) if "best" in facts else None
-        self.resumed_at = min(running.step for running in self.stacks)
+        self.resumed_at = self.steps_done
 
     def _remember_the_best(self, rows: list[Row]) -> None:
         """Keep the weights of the best replica for the next checkpoint, where no evaluation before had a better one. After the last step no

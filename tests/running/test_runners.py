@@ -6,6 +6,8 @@ import io
 import json
 import os
 import threading
+from contextlib import closing
+from itertools import islice
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,7 +28,7 @@ from archsweep.running.progress import Progress
 from archsweep.running.recorder import Place, Recorder, reason_in, recorded_status
 from archsweep.running.resources import Resources
 from archsweep.running.trackers import Trackers
-from archsweep.running.worker import Storage
+from archsweep.running.worker import Storage, train_trial
 from archsweep.space import Choice, Space
 from archsweep.training import corpus
 from archsweep.training.data import prepare
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from archsweep.config import ExperimentConfig
     from archsweep.planning.plan import Plan, Trial
     from archsweep.records.files import Row
     from archsweep.running.trackers import Tracker
@@ -325,6 +328,28 @@ def test_a_stop_saves_the_trial_that_trains_or_finishes_it_where_it_has_ended_an
     first = tmp_path / "trials" / tiny_plan.trials[0].id
     assert (recorded_status(first), (first / "checkpoint").exists()) == (ended, saved)
     assert list((tmp_path / "trials").iterdir()) == [first]
+
+
+def test_a_trial_of_two_stacks_goes_on_from_the_mean_of_their_steps(
+    tiny_config: ExperimentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped after two steps of the first stack and none of the second: work of before is not this run's, and the checkpoint is said."""
+    monkeypatch.setattr("archsweep.training.experiment.HEARTBEAT_SECONDS", 0.0)  # a beat is a step
+    monkeypatch.setattr("archsweep.running.worker.HEARTBEAT_SECONDS", 0.0)  # and a report
+    space = Space(base=tiny_config, compare={"num_layers": Choice(1)}, tune={"learning_rate": Choice(1e-3, 2e-3, 3e-3)}, repeat=4)
+    plan = make_plan("tiny", "?", space, prepare(tiny_config, tmp_path / "cache").id)
+    [trial] = plan.trials
+    recorder = Recorder(Place(tmp_path), Progress(plan, plan.trials, tmp_path, Console(quiet=True)), Trackers({}, pytest.fail))
+    steps = []
+    for count in (2, 1):
+        recorder.begin(trial)
+        storage = Storage(tmp_path / "cache", 60.0, "none")
+        with closing(train_trial(trial, plan.corpus_id, storage, 1, recorder.trial_folder(trial))) as reports:
+            for report in islice(reports, count):
+                recorder.report(trial, report)
+                steps.append((report["resumed_at"], report["step"]))
+    assert steps == [(0, 0.5), (0, 1), (1, 1.5)]
+    assert "goes on from its checkpoint at step 1\n" in (tmp_path / "sweep.log").read_text()
 
 
 def test_what_failed_stays_failed_where_no_retry_is_wanted(tiny_plan: Plan, tmp_path: Path) -> None:
