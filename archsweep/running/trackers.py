@@ -207,6 +207,7 @@ class MLflow:
 
     def begin(self, trial: Trial, recorded: Sequence[Row]) -> None:
         """The run of an attempt that this one goes on from is taken up again."""
+        self.end(trial, failed=True)  # of an attempt before this one
         known = self._client.search_runs([self._experiment], f"tags.trial_id = '{trial.id}'", max_results=1) if recorded else []
         if known:
             self._runs[trial.id] = known[0].info.run_id

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import sys
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -227,3 +228,42 @@ def test_mlflow_gets_a_run_per_trial_with_every_evaluation(tiny_plan: Plan, tmp_
         mine = mine[mine.learning_rate == replica.learning_rate]
         assert [(metric.step, metric.value) for metric in history] == list(zip(mine.tokens, mine.val_loss, strict=True))
         assert each.info.status == "FINISHED"
+
+
+class Server:
+    """Stands for mlflow's client: a server that knows of each run how it is."""
+
+    def __init__(self) -> None:
+        self.runs: dict[str, str] = {}
+
+    def get_experiment_by_name(self, name: str) -> Any:
+        return SimpleNamespace(experiment_id="1")
+
+    def create_run(self, experiment: str, run_name: str, tags: dict[str, str]) -> Any:
+        self.runs[f"run{len(self.runs)}"] = "RUNNING"
+        return SimpleNamespace(info=SimpleNamespace(run_id=list(self.runs)[-1]))
+
+    def search_runs(self, experiments: list[str], which: str, max_results: int) -> list[Any]:
+        return [SimpleNamespace(info=SimpleNamespace(run_id=list(self.runs)[-1]))]
+
+    def update_run(self, run: str, status: str) -> None:
+        self.runs[run] = status
+
+    def log_batch(self, run: str, **what: Any) -> None: ...
+
+    set_terminated = update_run
+
+
+def test_a_second_attempt_leaves_no_run_of_the_first_running_in_mlflow(tiny_plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    server, trial = Server(), tiny_plan.trials[0]
+    entities = SimpleNamespace(Metric=tuple, Param=lambda name, value: (name, value), RunTag=tuple)
+    monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(MlflowClient=lambda: server))
+    monkeypatch.setitem(sys.modules, "mlflow.entities", entities)
+    told = trackers.MLflow(tiny_plan)
+    told.begin(trial, [])
+    told.begin(trial, [])  # the first one was lost before its first evaluation
+    assert server.runs == {"run0": "FAILED", "run1": "RUNNING"}
+    told.begin(trial, [row(0, 64, 3.0)])  # goes on from rows of the second, which is taken up again
+    assert server.runs == {"run0": "FAILED", "run1": "RUNNING"}
+    told.end(trial, failed=False)
+    assert server.runs == {"run0": "FAILED", "run1": "FINISHED"}
