@@ -8,6 +8,8 @@ import shutil
 import subprocess
 import urllib.error
 import urllib.request
+from contextlib import suppress
+from http.client import HTTPException, InvalidURL
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 NETWORK_SECONDS = 3.0
 LEAST_FREE_BYTES = 2 * 10**9  # of memory, and of each disk: what a small sweep with Ray needs
+MEMORY_FILE = Path("/proc/meminfo")  # where Linux says what is free
 MPS_FOLDER = "/tmp/nvidia-mps"  # where NVIDIA's daemon listens unless CUDA_MPS_PIPE_DIRECTORY says otherwise
 
 
@@ -76,9 +79,11 @@ def _version(package: str) -> str:
 
 def _processors() -> Finding:
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    page = os.sysconf("SC_PAGE_SIZE")
-    total, free = page * os.sysconf("SC_PHYS_PAGES"), _free_memory() or page * os.sysconf("SC_AVPHYS_PAGES")
-    line = f"{count} processors, {total / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB of it free"
+    total, free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), _free_memory()
+    line = f"{count} processors, {total / 1e9:.1f} GB of memory"
+    if free is None:
+        return Finding(True, line)
+    line += f", {free / 1e9:.1f} GB of it free"
     if free >= LEAST_FREE_BYTES:
         return Finding(True, line)
     return Finding(False, f"{line}. Close other programs, or use fewer processors with --num-cpus.")
@@ -86,11 +91,12 @@ def _processors() -> Finding:
 
 def _free_memory() -> int | None:
     """What a new program could have, the file cache that would make room included; None where the system does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+    with suppress(OSError, StopIteration):
+        lines = MEMORY_FILE.read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    with suppress(ValueError):  # macOS does not know this name
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    return None
 
 
 def _gpus() -> Iterator[Finding]:
@@ -166,12 +172,18 @@ def _store(uri: str) -> Finding:
 def _hub() -> Finding:
     from huggingface_hub import constants
 
+    address = constants.ENDPOINT
+    no_address = f"HF_ENDPOINT must be a hub's address, as https://huggingface.co, got {address}. Set it to one, or unset it."
+    if not address.lower().startswith(("http://", "https://")):
+        return Finding(False, no_address)
     try:
-        with urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=NETWORK_SECONDS):
+        with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=NETWORK_SECONDS):
             return Finding(True, "the hub answers")
     except urllib.error.HTTPError as error:
         return Finding(True, f"the hub answers, with {error.code}")
-    except OSError as error:
+    except (ValueError, InvalidURL):
+        return Finding(False, no_address)
+    except (OSError, HTTPException) as error:
         return Finding(True, f"the hub does not answer ({error}): dataset=stdlib and text:PATH do without it")
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import re
 import socket
-from typing import TYPE_CHECKING
+import threading
+from pathlib import Path
 
 import pytest
 
 from archsweep import cli, doctor
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def examine(*words: str) -> int:
@@ -96,3 +96,47 @@ def test_the_mps_daemon_is_known_by_its_pipe(tmp_path: Path) -> None:
     assert "no MPS daemon" in doctor._sharing(tmp_path)
     (tmp_path / "control").write_text("")
     assert "side by side" in doctor._sharing(tmp_path)
+
+
+@pytest.mark.parametrize("address", ["hf-mirror.com", "hf-mirror.com:443", "https://hf-mirror.com:port", "http://[::1"])
+def test_an_address_that_no_hub_can_have_is_a_fault_with_its_way_out(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    found = doctor._hub()
+    assert not found.ok
+    assert found.what == f"HF_ENDPOINT must be a hub's address, as https://huggingface.co, got {address}. Set it to one, or unset it."
+
+
+def test_what_answers_in_another_language_is_no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{door.getsockname()[1]}")
+        threading.Thread(target=answer, args=(door, b"SSH-2.0-OpenSSH_9.6\r\n")).start()
+        found = doctor._hub()
+    assert found.ok
+    assert "the hub does not answer (SSH-2.0-OpenSSH_9.6" in found.what
+
+
+def answer(door: socket.socket, what: bytes) -> None:
+    visitor, _ = door.accept()
+    with visitor:
+        visitor.recv(4096)
+        visitor.sendall(what)
+
+
+def test_where_the_system_does_not_say_how_much_memory_is_free_that_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As macOS, which has no /proc and no such name."""
+    known = os.sysconf
+
+    def sysconf(name: str) -> int:
+        if name == "SC_AVPHYS_PAGES":
+            raise ValueError("unrecognized configuration name")
+        return known(name)
+
+    monkeypatch.setattr(os, "sysconf", sysconf)
+    monkeypatch.setattr(doctor, "MEMORY_FILE", Path("/nowhere/meminfo"))
+    found = doctor._processors()
+    assert found.ok
+    assert re.fullmatch(r"\d+ processors, [\d.]+ GB of memory", found.what)

@@ -353,6 +353,13 @@ def a_hub_that_is_gone(scene: Scene) -> object:
     return doctor._hub()
 
 
+def a_hub_without_a_scheme(scene: Scene) -> object:
+    from huggingface_hub import constants
+
+    scene.monkeypatch.setattr(constants, "ENDPOINT", "hf-mirror.com")
+    return doctor._hub()
+
+
 def an_old_package(scene: Scene) -> object:
     (scene.folder / "torch-2.5.1.dist-info").mkdir()
     (scene.folder / "torch-2.5.1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 2.5.1\n")
@@ -454,6 +461,7 @@ PROVOCATIONS: dict[str, Callable[[Scene], object]] = {
     "names … which is not there. Unset it, or make the file.": a_named_token_that_is_gone,
     "no MPS daemon: trials that share a GPU take turns on it.": lambda scene: doctor._sharing(scene.folder),
     "the hub does not answer": a_hub_that_is_gone,
+    "HF_ENDPOINT must be a hub's address": a_hub_without_a_scheme,
 }
 
 
