@@ -58,8 +58,7 @@ class EarlyStopping:
         ended = all(row["status"] != "running" for row in rows)
         if been_beyond or ended or (why := self._why_it_stops(trial, number)) is None:
             return False
-        total = trial.cost.train_tokens // trial.config.tokens_per_step
-        self.reasons[trial.id] = f"stopped at step {rows[0]['step']} of {total}: {why}"
+        self.reasons[trial.id] = f"stopped at step {rows[0]['step']} of {_steps(trial)}: {why}"
         self._stopped.setdefault(trial.label, self.reasons[trial.id])
         return True
 
@@ -68,7 +67,7 @@ class EarlyStopping:
         if trial.label in self._stopped:  # without one of its trials the variant is compared with nobody
             return f"another trial of its variant was {self._stopped[trial.label]}"
         losses = self._losses.get(number, {})
-        if number not in rungs(self._rule, trial.config.num_evaluations) or trial.label not in losses:
+        if number not in rungs(self._rule, _evaluations(trial)) or trial.label not in losses:
             return None  # there, other replicas of the variant are missing yet
         return reason_to_stop(self._rule, losses[trial.label], [loss for variant, loss in losses.items() if variant != trial.label])
 
@@ -81,14 +80,22 @@ class EarlyStopping:
                 losses.pop(trial.label, None)
 
     def _note(self, trial: Trial, rows: Rows) -> int:
-        """Keep the rows; the number of their evaluation, of `num_evaluations` that lie equally far apart."""
-        total = trial.cost.train_tokens // trial.config.tokens_per_step
-        number: int = ceil(rows[0]["step"] * min(trial.config.num_evaluations, total) / total)
+        """Keep the rows; the number of their evaluation, of all that lie equally far apart."""
+        number: int = ceil(rows[0]["step"] * _evaluations(trial) / _steps(trial))
         seen = self._rows.setdefault(number, {}).setdefault(trial.label, {})
         seen[trial.id] = rows
         if set(seen) == self._parts[trial.label]:
             self._losses.setdefault(number, {})[trial.label] = best_setting_loss([row for each in seen.values() for row in each])
         return number
+
+
+def _steps(trial: Trial) -> int:
+    return trial.cost.train_tokens // trial.config.tokens_per_step
+
+
+def _evaluations(trial: Trial) -> int:
+    """Those that the trial has: a step has at most one."""
+    return min(trial.config.num_evaluations, _steps(trial))
 
 
 def rungs(rule: ASHA | MedianStopping, evaluations: int) -> list[int]:

@@ -89,6 +89,19 @@ def test_the_last_evaluation_stops_nobody(trials: tuple[Trial, ...], tmp_path: P
         assert not stopping.stops(trial, rows(trial, 80, loss))
 
 
+def test_where_there_are_fewer_steps_than_evaluations_each_step_is_one(tmp_path: Path) -> None:
+    """Of four steps half is the second; of ten evaluations it would be the fifth, which never comes."""
+    space = Space(
+        BASE.copy(max_tokens=64 * 4, num_evaluations=10), {"num_layers": Choice(1, 2)}, tune={"learning_rate": Choice(1e-3, 2e-3)}, repeat=2
+    )
+    first, second = make_plan("sweep", "", space, "corpus").trials
+    stopping = EarlyStopping(ASHA(0.5, 2), [first, second], tmp_path)
+    for step in (1, 2):
+        assert not stopping.stops(first, rows(first, step, 5.0))
+    assert not stopping.stops(second, rows(second, 1, 6.0))
+    assert stopping.stops(second, rows(second, 2, 6.0))
+
+
 @pytest.mark.parametrize(
     ("loss", "others", "stops"),
     [(5.0, [4.0, 4.5, 6.0], True), (4.5, [4.0, 4.5, 6.0], False), (9.0, [1.0, 1.0], False), (5.0, [4.0, 4.5, 5.5, 6.0], False)],
