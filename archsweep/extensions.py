@@ -16,13 +16,18 @@ if TYPE_CHECKING:
 
 
 def load(name: str) -> Callable[..., Any]:
-    """The function that `name` names. Raises ConfigError where the module, or the function in it, is not there."""
+    """The function that `name` names. Raises ConfigError where the module, or the function in it, is not there, or the module raises."""
     module_name, _, function_name = name.partition(":")
     try:
         module = import_module(module_name)
     except ImportError as error:
         raise ConfigError(
             f"{name}: its module must be importable, and is not: {error}. Start in the folder that holds it, or add that to PYTHONPATH."
+        ) from error
+    except Exception as error:  # the module is the user's
+        raise ConfigError(
+            f"{name}: its module must be importable, and raises {type(error).__name__}: {error}. "
+            f"Mend it; python -c 'import {module_name}' says where."
         ) from error
     found = getattr(module, function_name, None)
     if not callable(found):

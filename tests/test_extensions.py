@@ -53,6 +53,21 @@ def test_what_is_not_there_is_said(name: str, message: str) -> None:
         extensions.load(name)
 
 
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ("def broken(:", "SyntaxError: invalid syntax (own_fault.py, line 1)"),
+        ("number = unknown", "NameError: name 'unknown' is not defined"),
+    ],
+)
+def test_what_a_module_raises_is_said_in_its_own_words(own: Path, code: str, error: str) -> None:
+    (own / "own_fault.py").write_text(f"{code}\n")
+    with pytest.raises(ConfigError) as raised:
+        extensions.load("own_fault:broken")
+    way_out = "Mend it; python -c 'import own_fault' says where."
+    assert str(raised.value) == f"own_fault:broken: its module must be importable, and raises {error}. {way_out}"
+
+
 def test_two_metrics_of_one_name_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"different function names, got mean twice"):
         extensions.user_metrics(ExperimentConfig(metrics=("a:mean", "b:mean")))

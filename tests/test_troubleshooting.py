@@ -207,6 +207,12 @@ def no_space(scene: Scene) -> object:
     return run("plan", "nothing.py")
 
 
+def a_module_with_a_fault(scene: Scene) -> object:
+    (scene.folder / "faulty.py").write_text("number = unknown\n")
+    scene.monkeypatch.syspath_prepend(scene.folder)
+    return extensions.load("faulty:build")
+
+
 def a_function_that_is_not_there(scene: Scene) -> object:
     (scene.folder / "own_model.py").write_text("def build(config): ...\n")
     scene.monkeypatch.syspath_prepend(scene.folder)
@@ -386,6 +392,7 @@ PROVOCATIONS: dict[str, Callable[[Scene], object]] = {
     "must define `space = Space(...)`": no_space,
     "a sweep's name must be 1 to 64 letters": lambda scene: pipeline.sweep_folder(scene.folder, "../x"),
     "its module must be importable, and is not:": lambda scene: extensions.load("nowhere:build"),
+    "its module must be importable, and raises": a_module_with_a_fault,
     "has no function": a_function_that_is_not_there,
     "is not an option of": lambda scene: CustomGPT2Model.from_config(scene.config.copy(model_overrides={"n_layrs": 2})),
     "base.max_tokens must be a number of tokens": lambda scene: Space(base=scene.config.copy(max_tokens=None), compare=LAYERS),
