@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from archsweep.analysis.statistics import Layout
 
 MOST_DIMENSIONS = 4  # crossed ones: of more, no table of interactions is read
+ROUNDING = 1e-12  # of a loss, in sums of squares whose difference may be nothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +94,8 @@ def _table(dimensions: tuple[str, ...], data: pd.DataFrame, blocks: list[str], m
     terms = [term for order in range(1, len(dimensions) + 1) for term in combinations(range(len(dimensions)), order)]
     error, total = layout.error**2, float(((data["loss"] - data["loss"].mean()) ** 2).sum())
 
+    rounding = len(data) * (ROUNDING * float(data["loss"].abs().max())) ** 2
+
     def fit(chosen: list[tuple[int, ...]]) -> RegressionResults:
         return _fit(data, [*(":".join(f"C(d{index})" for index in term) for term in chosen), *blocks])
 
@@ -100,17 +103,24 @@ def _table(dimensions: tuple[str, ...], data: pd.DataFrame, blocks: list[str], m
     for term in terms:
         others = [other for other in terms if not set(term) <= set(other)]
         without, with_it = fit(others), fit([*others, term])
-        df, squares = round(without.df_resid - with_it.df_resid), max(0.0, without.ssr - with_it.ssr)
+        df, squares = round(without.df_resid - with_it.df_resid), without.ssr - with_it.ssr
+        squares = squares if squares > rounding else 0.0
         if df < 1:
             continue  # no combinations are there to show it
         ratio = squares / df / error if layout.degrees and error else np.nan
         names = tuple(dimensions[index] for index in term)
         own = means.loc[means["dimension"] == names[0], "mean"] if len(names) == 1 else pd.Series([np.nan])
-        shares = {"eta": squares / total, "partial_eta": squares / (squares + error * layout.degrees) if layout.degrees else np.nan}
+        partial = squares + error * layout.degrees if layout.degrees else 0.0
+        shares = {"eta": _share(squares, total), "partial_eta": _share(squares, partial)}
         p = stats.f.sf(ratio, df, layout.degrees) if layout.degrees else np.nan
         rows.append({"terms": names, "span": own.max() - own.min(), "df": df, "squares": squares, "F": ratio, "p": p, **shares})
     table = pd.DataFrame(rows)
     return table.assign(holm_p=holm(table["p"].to_numpy(dtype=float)))
+
+
+def _share(part: float, whole: float) -> float:
+    """Nothing has no parts: losses may all be the same."""
+    return part / whole if whole else np.nan
 
 
 def _marginal_means(

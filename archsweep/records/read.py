@@ -71,13 +71,15 @@ def collect(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def best_replicas(folder: str | Path, variant: str) -> tuple[list[tuple[str, Replica]], bool]:
-    """A variant's finished replicas, each after its trial's id: the lowest loss first, and those of the setting with the lowest mean over
-    seeds before all others; and whether some of its replicas have not ended, or may be tried again."""
+    """A variant's finished replicas, each after its trial's id: the lowest loss first, those of the setting with the lowest mean over seeds
+    before all others, and settings that have lost a seed last; and whether some replicas have not ended, or may be tried again."""
     rows = load(folder)
     rows = rows[rows["variant"] == variant]
-    finished = rows[rows["status"] == "finished"]
-    means = finished.groupby(["learning_rate", "weight_decay"])["val_loss"].transform("mean")
-    ranked = finished.assign(mean=means).sort_values(["mean", "learning_rate", "weight_decay", "val_loss"])
+    settings = [rows["learning_rate"], rows["weight_decay"]]
+    lost = (rows["status"] != "finished").groupby(settings).transform("any")
+    means = rows["val_loss"].where(rows["status"] == "finished").groupby(settings).transform("mean")
+    finished = rows.assign(lost=lost, mean=means)[rows["status"] == "finished"]
+    ranked = finished.sort_values(["lost", "mean", "learning_rate", "weight_decay", "val_loss"])
     replicas = ranked[list(Replica.model_fields)].to_dict("records")
     best = list(zip(ranked["trial_id"], map(Replica.model_validate, replicas), strict=True))
     return best, bool(rows["status"].isin(["unfinished", "failed"]).any())

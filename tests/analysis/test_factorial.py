@@ -12,8 +12,12 @@ from statsmodels.stats.anova import anova_lm
 
 from archsweep.analysis.compare import compare_experiments
 from archsweep.analysis.factorial import effects, in_order
+from archsweep.analysis.report import generate_summary_report
+from tests.sweep_folder import write_sweep
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from archsweep.analysis.factorial import Effects
 
 NOISE = 0.02
@@ -91,6 +95,16 @@ def test_a_hole_in_the_crossing_does_not_lend_a_level_its_partners() -> None:
     error = ols("val_loss ~ C(cell) + C(seed)", holed.assign(cell=holed["num_layers"].astype(str) + holed["activation"])).fit()
     without = ols("val_loss ~ C(activation) + C(seed)", holed).fit()
     assert found.table["F"].iloc[0] == pytest.approx((without.ssr - additive.ssr) / 2 / error.scale)
+
+
+def test_losses_that_are_all_the_same_have_effects_of_nothing(tmp_path: Path) -> None:
+    variants = [{"num_layers": layers, "num_heads": heads} for layers in (1, 2) for heads in (1, 2)]
+    comparison = compare_experiments(write_sweep(tmp_path, variants, lambda variant, rate, seed: 3.0))
+    found = effects(comparison)
+    assert found is not None
+    assert found.table["span"].dropna().tolist() == pytest.approx([0, 0])
+    assert found.table[["eta", "partial_eta"]].isna().all(axis=None)
+    assert generate_summary_report(comparison).is_file()
 
 
 def test_one_seed_has_effects_but_no_test_of_them() -> None:

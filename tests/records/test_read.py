@@ -104,6 +104,17 @@ def test_what_is_recorded_while_records_are_collected_is_not_forgotten(tmp_path:
         assert read.load(folder)["val_loss"].iloc[0] == 9.75, "nothing was recorded since, and it is read at once"
 
 
+def test_the_best_replicas_are_of_the_best_setting_that_has_lost_none_as_the_verdicts_are(tmp_path: Path) -> None:
+    losses = {(1e-3, 0): 3.2, (1e-3, 1): 3.1, (3e-3, 0): 3.4, (3e-3, 1): 3.0, (1e-2, 0): 2.5, (1e-2, 1): None}
+    folder = write_sweep(
+        tmp_path, [{"num_layers": 1}], lambda variant, rate, seed: losses[rate, seed], rates=(1e-3, 3e-3, 1e-2), seeds=(0, 1)
+    )
+    best, is_of_a_part = read.best_replicas(folder, "num_layers=1")
+    order = [(1e-3, 1), (1e-3, 0), (3e-3, 1), (3e-3, 0), (1e-2, 0)]  # means of 3.15 and 3.2
+    assert [(replica.learning_rate, replica.seed) for _, replica in best] == order
+    assert not is_of_a_part
+
+
 def test_costs_are_the_plans_and_flops_count_the_tokens_that_were_seen(tmp_path: Path) -> None:
     folder = sweep(tmp_path, outcomes={1: None}, records={1: 0.34}, parameters=lambda variant: 10_000 * variant["num_layers"])
     results = read.load(folder)

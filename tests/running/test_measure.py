@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 def report(seconds: float) -> dict[str, Any]:
     """The last report of a trial of four replicas in two stacks, the first twice as fast as the second."""
-    row = {"status": "finished", "stack_size": 2, "val_loss": 3.0, "reason": None, "learning_rate": 1e-3, "weight_decay": 0.1, "seed": 0}
-    rows = [row | {"train_seconds": stack * seconds} for stack in (1, 1, 2, 2)]
+    row = {"status": "finished", "tokens": 1000, "val_loss": 3.0, "reason": None, "learning_rate": 1e-3, "weight_decay": 0.1, "seed": 0}
+    rows = [row | {"stack_size": 2, "tokens_per_second": 2 * 1000 / (stack * seconds)} for stack in (1, 1, 2, 2)]
     constant = {"device_name": "a processor", "precision_used": "fp32", "resumed_at": 0, "warnings": []}
     return {"rows": rows, "tokens": 1000, "val_loss": 3.0, "trial_seconds": 3 * seconds + 1.5, **constant}
 
