@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 POWER = 0.8
 MOST_SEEDS = 1000  # beyond this a difference is too small to plan for
+MOST_DOUBLINGS = 64  # of an effect of 1, in the search for one that is found
 
 _NODES = (np.arange(12) + 0.5) / 12
 
@@ -25,8 +27,6 @@ def power(effect: npt.ArrayLike, seeds: npt.ArrayLike, variants: int = 2, alpha:
     Of two variants, that of the paired t-test. With more, the error is the larger of the pair's own and the pooled one: the share of the
     residuals that is the pair's own varies as a beta distribution, over which the chance is averaged.
     """
-    from statsmodels.stats.power import ttest_power  # a quarter of a second that only sweeps with something to find need
-
     effects, counts = np.broadcast_arrays(np.abs(np.asarray(effect, float)), np.asarray(seeds, float))
     own = np.maximum(counts - 1, 1)[..., None]
     pooled = (variants - 1) * own
@@ -34,18 +34,29 @@ def power(effect: npt.ArrayLike, seeds: npt.ArrayLike, variants: int = 2, alpha:
     if variants > 2:
         share = stats.beta.ppf(_NODES, own / 2, (pooled - own) / 2)
         critical = critical * np.sqrt(np.maximum(1, share * pooled / own))
-    chance = ttest_power(effects[..., None], counts[..., None], stats.t.sf(critical, pooled), df=pooled, alternative="larger")
-    chance = np.nan_to_num(chance, nan=1.0)  # far out, where it is 1, the noncentral t is not computed
+    chance = _noncentral_t(critical, pooled, (effects * np.sqrt(counts))[..., None])
     return np.asarray(np.where(counts < 2, 0.0, chance.mean(axis=-1)))
 
 
+def _noncentral_t(critical: Array, degrees: Array, shift: Array) -> Array:
+    """Chance that a t, moved by `shift`, is above `critical`. Far out scipy gives NaN: there it is the normal approximation
+    (Abramowitz and Stegun 26.7.10), which is 0 or 1."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        chance = stats.nct.sf(critical, degrees, shift)
+    nearly = stats.norm.cdf((shift - critical * (1 - 1 / (4 * degrees))) / np.sqrt(1 + critical**2 / (2 * degrees)))
+    return np.asarray(np.where(np.isnan(chance), nearly, chance))
+
+
 def detectable_effect(seeds: float, variants: int = 2, alpha: float = ALPHA, family: Family = ALL_PAIRS) -> float:
-    """The smallest effect that is found four times out of five, in standard deviations of the paired difference; inf for one seed."""
+    """The smallest effect that is found four times out of five, in standard deviations of the paired difference; inf where none
+    is, as for one seed."""
     if seeds < 2:
         return float("inf")
-    high = 1.0
-    while power(high, seeds, variants, alpha, family) < POWER:
-        high *= 2
+    doubled = (2.0**times for times in range(MOST_DOUBLINGS))
+    high = next((effect for effect in doubled if power(effect, seeds, variants, alpha, family) >= POWER), None)
+    if high is None:
+        return float("inf")
     return float(optimize.brentq(lambda effect: power(effect, seeds, variants, alpha, family) - POWER, 0, high, rtol=1e-6))
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from scipy import stats
 from statsmodels.stats.power import TTestPower
 
 from archsweep.analysis.detect import detectable_effect, power, seeds_needed
@@ -106,3 +107,19 @@ def test_the_plan_for_more_seeds_reckons_with_the_number_of_pairs() -> None:
 def test_a_reference_finds_smaller_effects_than_all_pairs_of_the_same_seeds() -> None:
     found = [detectable_effect(5, 9, family.strictest(9), family) for family in (REFERENCE, ALL_PAIRS)]
     assert found[0] < found[1]
+
+
+@pytest.mark.parametrize("variants", [200, 900, 3000])
+def test_the_smallest_effect_of_hundreds_of_variants_at_two_seeds_is_found_four_times_out_of_five(variants: int) -> None:
+    alpha = ALL_PAIRS.strictest(variants)
+    effect = detectable_effect(2, variants, alpha)
+    # Simulated: a pair's own error has one degree of freedom, the pooled one that of every other variant; the larger of the two divides.
+    rng, draws = np.random.default_rng(0), 400_000
+    own, others = rng.chisquare(1, draws), rng.chisquare(variants - 2, draws)
+    error = np.sqrt(np.maximum(own, (own + others) / (variants - 1)))
+    found = (rng.standard_normal(draws) + effect * 2**0.5) / error > stats.t.isf(alpha / 2, 4.5)
+    assert found.mean() == pytest.approx(0.8, abs=0.02)
+
+
+def test_an_effect_beyond_all_measure_is_found() -> None:
+    assert power([1e12, float("inf"), 0.0], 2).tolist() == pytest.approx([1.0, 1.0, 0.025])
