@@ -10,7 +10,7 @@ import pandas as pd
 
 from archsweep.analysis.equivalence import equivalence_p
 from archsweep.analysis.statistics import ALPHA, all_pairs, fit_layout
-from archsweep.analysis.tuning import edge_of
+from archsweep.analysis.tuning import best_settings, edge_of
 from archsweep.analysis.words import decimals, half_of, names, words
 from archsweep.config import label
 
@@ -91,10 +91,14 @@ def transfer(comparison: Comparison) -> Transfer | None:
 
 
 def _tried(comparison: Comparison, others: list[str]) -> pd.DataFrame:
-    """A row per variant that was tried to its end, with its mean loss (missing where a seed diverged), in the plan's order."""
-    results = comparison.source.results
+    """A row per variant that was tried to its end, with its mean loss (missing where a seed diverged), in the plan's order.
+
+    Where weight decay is tuned it is that of the variant's best setting. One that has none diverged only if each setting that ended did.
+    """
+    results, tried = comparison.source.results, comparison.settings
     first = results[~results["variant"].duplicated()].set_index("variant")
-    ended = comparison.settings[comparison.settings["ended"]].set_index("variant")
+    ended = pd.concat([best_settings(tried), tried[tried["ended"]].sort_values("diverged", kind="stable")])
+    ended = ended.drop_duplicates("variant").set_index("variant")
     rows = first[[*others, RATE, "parameters"]].join(ended[["mean", "complete", "diverged"]], how="inner").reset_index()
     rows["mean"] = rows["mean"].astype(float).where(rows["complete"].astype(bool))
     return rows.astype({RATE: float})

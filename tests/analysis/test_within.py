@@ -14,6 +14,7 @@ import archsweep
 from archsweep.analysis.compare import compare_experiments
 from archsweep.analysis.report import generate_summary_report
 from archsweep.analysis.statistics import all_pairs, fit_layout
+from archsweep.analysis.transfer import transfer
 from archsweep.errors import RecordError
 from tests.sweep_folder import write_sweep
 
@@ -174,6 +175,64 @@ def test_a_carried_rate_that_diverges_does_not_carry_over(tmp_path: Path) -> Non
     assert "does not carry over: hidden_size=16's best learning rate, 0.004, diverges at hidden_size=64." in verdict
     assert "No verdict" not in verdict  # the rates that diverged bound its best one, .002, from above
     assert "nan" not in verdict
+
+
+def tuned_decays(folder: Path, wide: Mapping[float, tuple[float | None, ...]]) -> Path:
+    """Three rates at two weight decays, .1 listed first; 16 is best at .002 and 0. `wide` has the losses of 64 at each decay."""
+    losses = {16: {0.1: (3.9, 3.8, 4.0), 0.0: (3.6, 3.5, 3.7)}, 64: wide}
+
+    def loss(variant: Mapping[str, Any], decay: float, seed: int) -> float | None:
+        at = RATES.index(variant["learning_rate"])
+        planted = losses[variant["hidden_size"]][decay][at]
+        return None if planted is None else planted + noisy(at, seed)
+
+    variants = [{"hidden_size": width, "learning_rate": rate} for width, rate in product(losses, RATES)]
+    write_sweep(folder, variants, loss, rates=(0.1, 0.0), parameters=lambda variant: 500 * variant["hidden_size"])
+    plan = json.loads((folder / "plan.json").read_text())
+    for trial in plan["trials"]:
+        trial["replicas"] = [replica | {"weight_decay": replica["learning_rate"]} for replica in trial["replicas"]]
+        path = folder / "trials" / trial["id"] / "records.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        path.write_text("".join(json.dumps(row | {"weight_decay": row["learning_rate"]}) + "\n" for row in rows))
+    (folder / "plan.json").write_text(json.dumps(plan))
+    plan = json.loads((set_rates(folder) / "plan.json").read_text())
+    (folder / "plan.json").write_text(json.dumps(plan | {"tune": ["weight_decay"]}))
+    return folder
+
+
+def test_a_rate_that_diverges_at_one_weight_decay_is_judged_at_the_best_one(tmp_path: Path) -> None:
+    folder = tuned_decays(tmp_path / "s", {0.1: (3.8, None, 3.9), 0.0: (3.5, 3.3, 3.4)})
+    verdict = compare_experiments(folder).verdict
+    assert verdict.startswith("The learning rate carries over: of those tried, 0.002 is the best for every hidden size.")
+
+
+def test_a_rate_that_diverges_at_each_weight_decay_does_not_carry_over(tmp_path: Path) -> None:
+    folder = tuned_decays(tmp_path / "s", {0.1: (3.8, None, None), 0.0: (3.3, None, None)})
+    assert "0.002, diverges at hidden_size=64." in compare_experiments(folder).verdict
+
+
+def test_a_rate_that_was_given_up_at_one_weight_decay_did_not_diverge(tmp_path: Path) -> None:
+    folder = tuned_decays(tmp_path / "s", {0.1: (3.8, None, 3.9), 0.0: (3.5, 3.3, 3.4)})
+    for path in folder.glob("trials/*/records.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        if any(row["status"] == "diverged" for row in rows):
+            rows = [row | {"status": "pruned"} if row["weight_decay"] == 0 else row for row in rows]
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    verdict = compare_experiments(folder).verdict
+    assert "Best rates: 0.002 at hidden_size=16, 0.004 at hidden_size=64." in verdict
+    assert "diverges" not in verdict
+
+
+def test_each_rate_has_the_loss_of_its_best_weight_decay(tmp_path: Path) -> None:
+    found = transfer(compare_experiments(tuned_decays(tmp_path / "s", {0.1: (3.8, 3.4, 3.2), 0.0: (3.5, 3.3, 3.9)})))
+    assert found is not None
+    wide = found.shapes[1]
+    # The planted noise is nothing in the mean over the seeds 0, 1 and 2, but for .01 of each seed.
+    assert wide.rates == RATES
+    assert wide.losses == pytest.approx((3.51, 3.31, 3.21))
+    assert wide.carried_loss == pytest.approx(3.31)
+    assert wide.cost == pytest.approx(0.1)
+    assert wide.sensitivity == pytest.approx((0.3 + 0.1 + 0) / 3)
 
 
 def test_a_report_on_rates_while_they_train_says_so_far(tmp_path: Path) -> None:
