@@ -161,13 +161,18 @@ def _repeated(source: Source) -> str:
 
 
 def _moving(source: Source, ranked: pd.DataFrame) -> list[str]:
-    """Decided differences that later training may undo."""
-    decided = ranked[ranked["verdict"].isin([BETTER, BETTER_BUT_SMALL, WORSE, WORSE_BUT_SMALL])]["variant"]
+    """Decided differences that later training may undo, by the variant that they are tested against."""
+    decided = ranked[ranked["verdict"].isin([BETTER, BETTER_BUT_SMALL, WORSE, WORSE_BUT_SMALL])]
     if decided.empty:
         return []
     curves = tested_at(source.curves, source.results, ranked)
-    leader = source.reference or ranked["variant"].iloc[0]
-    crossed, closing = (decided[decided.isin(found)] for found in trend.moving(curves, leader))
+    groups = decided.groupby("tested_against", sort=False)["variant"]  # several where each size of a budget has a best one
+    return [caveat for leader, variants in groups for caveat in _moving_against(str(leader), variants, curves)]
+
+
+def _moving_against(leader: str, variants: pd.Series, curves: pd.DataFrame) -> list[str]:
+    own = curves[curves["variant"].isin([leader, *variants])]
+    crossed, closing = (variants[variants.isin(found)] for found in trend.moving(own, leader))
     found = []
     if len(crossed):
         found.append(f"Curves still cross: in the last half of training, the order against {leader} has changed for {names(crossed)}.")

@@ -77,6 +77,29 @@ def test_each_budget_is_a_family_of_its_own(tmp_path: Path) -> None:
         assert found[pair] == pytest.approx(holm)
 
 
+@pytest.mark.parametrize(
+    ("gap", "told"),
+    [
+        (-0.1, "Curves still cross: in the last half of training, the order against {best} has changed for {other}."),
+        (0.5, "The ranking is moving: as in the last half of training, twice as long would close the gap of {other} to {best}."),
+    ],
+)
+def test_curves_are_held_against_the_best_one_of_their_own_budget(gap: float, told: str, tmp_path: Path) -> None:
+    folder = two_budgets(tmp_path / "s")
+    best, other = "flops=1.8432e+11 hidden_size=32", "flops=1.8432e+11 hidden_size=64"
+    # At two thirds of the training the small budget's 64, which ends .2 behind its best, has this gap to it. All others keep their gaps
+    # to the best of their own budget, and all of the small budget were ahead of the large one's best.
+    for trial in json.loads((folder / "plan.json").read_text())["trials"]:
+        variant, path = trial["variant"], folder / "trials" / trial["id"] / "records.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        for row in (row for row in rows if row["step"] == 200):
+            row["val_loss"] += 1.0 if variant["budget.flops"] == BUDGETS[1] else 0.0
+            row["val_loss"] += gap - 0.2 if (variant["budget.flops"], variant["hidden_size"]) == (BUDGETS[0], 64) else 0.0
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = [caveat for caveat in compare_experiments(folder).caveats if "in the last half of training" in caveat]
+    assert found == [told.format(best=best, other=other)]
+
+
 def test_the_page_of_several_budgets_says_so(tmp_path: Path) -> None:
     folder = two_budgets(tmp_path / "s")
     generate_summary_report(folder)
