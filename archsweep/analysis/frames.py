@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypedDict,
 
 import pandas as pd
 
+from archsweep.analysis.words import one_kind
 from archsweep.config import TUNABLE, label
 from archsweep.errors import RecordError, nearest
 from archsweep.records import read
@@ -115,7 +116,7 @@ def read_frame(given: pd.DataFrame, roles: Roles) -> Framed:
     results = pd.DataFrame({column.name: _typed(found, column) for column in RESULTS})
     results["trial_id"] = results["trial_id"].fillna(_row_names(len(results)))
     results["tuned"] = pd.array([row["tuned"] for row in found], dtype="string")
-    own = {name: pd.Series([row[column] for row in rows]) for name, column in columns.compare.items() if name not in results}
+    own = {name: pd.Series(one_kind(row[column] for row in rows)) for name, column in columns.compare.items() if name not in results}
     results = results.assign(**own)
     _check_repetitions(results, given, columns)
     return Framed(results, tuple(columns.compare), columns.metric.removeprefix(CONFIG_PREFIX), _notes(given, columns, roles.mode))

@@ -12,7 +12,7 @@ import pandas as pd
 from archsweep.analysis.frames import ResultGrid, Roles, grid_frame, read_frame
 from archsweep.analysis.joined import join
 from archsweep.analysis.metric import LOSS, UNIT
-from archsweep.analysis.words import words
+from archsweep.analysis.words import one_kind, words
 from archsweep.config import BUDGET, DEFAULT_MARGIN, bare_name, fault_of_margin, label
 from archsweep.errors import RecordError, nearest
 from archsweep.records import read
@@ -155,7 +155,13 @@ def read_sweep(folder: Path) -> Source:
 def _with_compared(results: pd.DataFrame, compare: Sequence[str], values: dict[str, dict[str, Any]]) -> pd.DataFrame:
     """The results with a column for what is compared and is no field of a config: an override, a budget."""
     own = [name for name in compare if name not in results]
-    return results.assign(**{name: results["variant"].map({each: value.get(name) for each, value in values.items()}) for name in own})
+    return results.assign(**{name: results["variant"].map(_levels(name, values)) for name in own})
+
+
+def _levels(name: str, values: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What each variant has of a compared field; under a condition of a search not every one has it."""
+    known = {variant: value[name] for variant, value in values.items() if name in value}
+    return dict(zip(known, one_kind(known.values()), strict=True))
 
 
 def _varied_rules(within: str | None, values: dict[str, dict[str, Any]]) -> list[BudgetRule]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from archsweep.config import bare_name
+from archsweep.config import bare_name, value_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 NONE = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
@@ -32,6 +33,16 @@ def words(column: str) -> str:
     names = {"flops": "FLOPs", "train_seconds": "seconds of training"}
     column = bare_name(column)
     return names.get(column) or column.replace("non_embedding", "non-embedding").replace("_", " ")
+
+
+def one_kind(values: Iterable[Any]) -> list[Any]:
+    """Compared values for one column: all numbers, all truths or all texts as they are; else each as a variant's name has it.
+
+    Lists, mappings and a mixture can neither be told apart nor sorted by pandas, nor written by Arrow.
+    """
+    found = list(values)
+    kinds = {bool if isinstance(value, bool) else Real if isinstance(value, Real) else type(value) for value in found}
+    return found if len(kinds) < 2 and kinds <= {bool, Real, str} else [value_text(value) for value in found]
 
 
 def amount(value: float) -> str:

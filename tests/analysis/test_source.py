@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from io import BytesIO
 from math import log
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,11 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from archsweep.analysis import method, tables
+from archsweep.analysis import design_plots, method, tables
 from archsweep.analysis.compare import compare_experiments
 from archsweep.analysis.compute import Exponent
+from archsweep.analysis.export import export_table
+from archsweep.analysis.factorial import effects
 from archsweep.analysis.metric import named
 from archsweep.analysis.report import generate_summary_report
 from archsweep.errors import RecordError
@@ -290,6 +293,34 @@ def test_fields_that_one_of_the_sweeps_compares_name_all_variants(tmp_path: Path
     comparison = compare_experiments([narrow, sweep(tmp_path, "heads", HEADS)])
     assert comparison.source.compare == ("num_layers", "num_heads")
     assert set(comparison.table["variant"]) == {f"num_layers={x} num_heads={y}" for x, y in ((1, 2), (4, 2), (2, 1), (2, 2))}
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (([3, 4], [1, 2]), ["[1, 2]", "[3, 4]"]),
+        (({"b": 1}, {"a": [2]}), ['{"a": [2]}', '{"b": 1}']),
+        (("a", 2, True), ["2", "a", "true"]),
+        ((None, 64, 128), ["128", "64", "null"]),
+        ((None, "rms"), ["null", "rms"]),
+    ],
+)
+@pytest.mark.parametrize("depths", [(1,), (1, 2)])
+def test_values_that_are_not_of_one_plain_kind_are_compared_by_what_a_variants_name_has(
+    tmp_path: Path, values: tuple[Any, ...], told: list[str], depths: tuple[int, ...]
+) -> None:
+    override = "model_overrides.what"
+    variants = [({"num_layers": depth} if len(depths) > 1 else {}) | {override: value} for depth in depths for value in values]
+    folder = write_sweep(tmp_path / "demo", variants, lambda variant, rate, seed: 3 + values.index(variant[override]) + 0.01 * seed)
+    comparison = compare_experiments(folder)
+    assert {name.partition("what=")[2] for name in comparison.table["variant"]} == set(told)
+    assert not design_plots.is_numeric(comparison)
+    assert {row[len(depths) - 1] for row in tables.ranking(comparison).rows} == set(told)
+    assert set(pd.read_parquet(BytesIO(export_table(comparison, "ranking", "parquet")))[override]) == set(told)
+    if len(depths) > 1:
+        found = effects(comparison)
+        assert found is not None
+        assert found.means.loc[found.means["dimension"] == override, "level"].tolist() == told
 
 
 def change_configs(folder: Path, **changes: Any) -> Path:
