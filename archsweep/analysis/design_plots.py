@@ -45,12 +45,12 @@ def level_text(value: Any, letters: int = 18) -> str:
 
 
 def is_numeric(comparison: Comparison) -> bool:
-    """Whether the question is one number with at least three values that have a loss."""
+    """Whether the question is one number, of every variant, with at least three values that have a loss."""
     if len(comparison.source.compare) != 1 or (name := comparison.source.compare[0]) not in comparison.table:
         return False
     values = comparison.table.loc[comparison.table["mean"].notna(), name]
     numbers = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
-    return bool(numbers and values.nunique() > 2)
+    return bool(numbers and values.notna().all() and values.nunique() > 2)
 
 
 def plot_loss_increase(comparison: Comparison) -> Figure:

@@ -12,6 +12,7 @@ import pandas as pd
 from scipy import stats
 
 from archsweep.analysis.statistics import ALPHA, holm
+from archsweep.analysis.words import with_missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -46,10 +47,10 @@ class Effects:
 def effects(comparison: Comparison) -> Effects | None:
     """The effects of two to four crossed dimensions; None for a search, and where the crossing has too many holes to tell effects apart."""
     source, layout, ranked = comparison.source, comparison.layout, comparison.table[comparison.table["mean"].notna()]
-    dimensions = tuple(name for name in source.compare if name != "variant" and ranked[name].nunique() > 1)
+    dimensions = tuple(name for name in source.compare if name != "variant" and ranked[name].nunique(dropna=False) > 1)
     if layout is None or source.search is not None or not 2 <= len(dimensions) <= MOST_DIMENSIONS:
         return None
-    cells = pd.DataFrame({name: ranked[name].to_numpy() for name in dimensions})
+    cells = pd.DataFrame({name: with_missing(ranked[name]).to_numpy() for name in dimensions})
     cells["mean"] = ranked["mean"].to_numpy(dtype=float)
     empty = int(np.prod([cells[name].nunique() for name in dimensions])) - len(cells.drop_duplicates(list(dimensions)))
     data = _data(cells, dimensions, layout)

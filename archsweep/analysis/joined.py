@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from archsweep.analysis.words import amount, words
+from archsweep.analysis.words import amount, one_kind, words
 from archsweep.config import NOT_CONTENT, label
 from archsweep.errors import RecordError
 from archsweep.records.files import IDENTITY, load_plan
@@ -33,7 +33,7 @@ def join(sources: Sequence[Source]) -> Source:
     tags = _tags(sources)
     _refuse_unlike(sources, tags)
     compare = tuple(dict.fromkeys(chain.from_iterable(source.compare for source in sources)))
-    results = pd.concat([source.results.assign(tag=tag) for source, tag in zip(sources, tags, strict=True)], ignore_index=True)
+    results = _rows(sources, tags, compare)
     results["variant"] = pd.array(_variants(results, compare), dtype="string")
     curves = _curves(sources, tags, results)
     kept = _once(results)
@@ -90,6 +90,15 @@ def _values(source: Source, what: str) -> list[str]:
 
 
 # ------------------------------------------------------------------------------------------------------------------------ the rows
+
+
+def _rows(sources: Sequence[Source], tags: Sequence[str], compare: Sequence[str]) -> pd.DataFrame:
+    """The rows of all sweeps; what one of them compares and another does not is a level too, and what both do of one kind."""
+    fields = {column.name for column in RESULTS}
+    own = [name for name in compare if name not in fields]
+    as_they_are = [source.results.astype({name: object for name in own if name in source.results}) for source in sources]  # 1, not 1.0
+    results = pd.concat([rows.assign(tag=tag) for rows, tag in zip(as_they_are, tags, strict=True)], ignore_index=True)
+    return results.assign(**{name: one_kind(results[name].where(results[name].notna(), None)) for name in own})
 
 
 def _variants(results: pd.DataFrame, compare: Sequence[str]) -> list[str]:

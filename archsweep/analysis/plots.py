@@ -30,7 +30,7 @@ from archsweep.analysis.verdicts import (
     WORSE,
     WORSE_BUT_SMALL,
 )
-from archsweep.analysis.words import loss, short, words
+from archsweep.analysis.words import loss, short, with_missing, words
 from archsweep.atomic import write_atomically
 from archsweep.errors import RecordError
 from archsweep.imports import without_collector
@@ -117,9 +117,10 @@ def plot_heat_map(source: Given | Comparison, path: str | Path | None = None) ->
             f"A heat map needs two compared dimensions, got {', '.join(comparison.source.compare)}. Draw differences instead."
         )
     column, row = comparison.source.compare
-    table = comparison.table.assign(text=_cell_texts(comparison))
+    levels = {name: with_missing(comparison.table[name]) for name in (column, row)}
+    table = comparison.table.assign(**levels, **{"cell text": _cell_texts(comparison)})
     means = table.pivot(index=row, columns=column, values="mean").astype(float)
-    texts = table.pivot(index=row, columns=column, values="text").reindex_like(means).astype(object)
+    texts = table.pivot(index=row, columns=column, values="cell text").reindex_like(means).astype(object)
     texts = texts.where(texts.notna(), "")
     wide = max(means.shape) <= MOST_CELLS
     cell = (1.15, 0.75) if wide else (0.3, 0.3)

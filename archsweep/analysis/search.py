@@ -95,7 +95,7 @@ def _column(values: pd.Series) -> tuple[list[Any], BaseDistribution]:
     """A compared field as optuna takes it: numbers in their range, all else as text."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-    if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
+    if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values) and values.notna().all():
         numbers = [float(value) for value in values]
         return numbers, FloatDistribution(min(numbers), max(numbers))
     texts = [str(value) for value in values]

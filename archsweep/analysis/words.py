@@ -45,6 +45,11 @@ def one_kind(values: Iterable[Any]) -> list[Any]:
     return found if len(kinds) < 2 and kinds <= {bool, Real, str} else [value_text(value) for value in found]
 
 
+def with_missing(values: pd.Series) -> pd.Series:
+    """Compared values of which a missing one is a level too: called as in the variants' names, for pandas leaves it out of all groups."""
+    return values.astype(object).where(values.notna(), value_text(None)) if values.isna().any() else values
+
+
 def amount(value: float) -> str:
     """A quantity of a budget: whole where it is large, to four digits where it is small or beyond counting."""
     return f"{value:,.0f}" if 1000 <= value < 1e10 else f"{value:.4g}"

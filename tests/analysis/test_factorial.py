@@ -127,5 +127,17 @@ def test_what_is_not_crossed_has_no_effects() -> None:
     assert effects(compare_experiments(rows[rows["activation"] == "gelu"], compare=["num_layers", "activation"])) is None
 
 
+@pytest.mark.parametrize("dimension", ["num_layers", "activation", "width"])
+def test_a_missing_value_is_a_level_called_as_in_the_variants_names(dimension: str) -> None:
+    rows = crossed().rename(columns={"num_layers": "width"} if dimension == "width" else {})
+    depths, named = "width" if dimension == "width" else "num_layers", "relu" if dimension == "activation" else 4
+    missing = rows.assign(**{dimension: rows[dimension].astype(object).where(rows[dimension] != named, None)})
+    found, expected = of(missing, depths, "activation"), of(rows, depths, "activation")
+    pd.testing.assert_frame_equal(found.table, expected.table)
+    means, of_all = (each.means[each.means["dimension"] == dimension].set_index("level")["mean"] for each in (found, expected))
+    assert means["null"] == pytest.approx(of_all[named])
+    assert len(means) == len(of_all)
+
+
 def test_levels_are_listed_numbers_first_by_size() -> None:
     assert in_order(["b", 10, 2, "a", 2]) == [2, 10, "a", "b"]

@@ -82,6 +82,7 @@ def test_a_loss_increase_of_an_accuracy_grows_as_the_accuracy_falls() -> None:
     [
         ([{"num_layers": layers} for layers in (1, 2, 3)], True),
         ([{"num_layers": layers} for layers in (1, 2)], False),
+        ([{"num_layers": layers} for layers in (1, 2, 3, None)], False),
         ([{"activation": name} for name in ("a", "b", "c")], False),
         ([{"num_layers": layers, "num_heads": 1} for layers in (1, 2, 3)], False),
     ],
@@ -100,6 +101,13 @@ def test_the_heat_map_frames_the_best_what_is_equivalent_and_what_is_not_decided
     placed = {frame.get_label(): (int(frame.get_x()) + 1, int(frame.get_y()) + 1) for frame in frames}
     assert placed == {"the lowest": (1, 1), "equivalent": (1, 2), "not decided": (2, 1)}
     assert len({str(frame.get_linestyle()) for frame in frames}) == 3  # without colour too
+
+
+def test_a_heat_map_has_a_row_for_a_missing_value() -> None:
+    variants = [{"num_layers": layers, "num_heads": heads} for layers in (None, 1) for heads in (2, 4)]
+    found = comparison(variants, lambda variant: 3 + 0.5 * (variant["num_layers"] or 0))
+    axes = plots.plot_heat_map(found).axes[0]
+    assert sorted(tick.get_text() for tick in [*axes.get_xticklabels(), *axes.get_yticklabels()]) == ["1", "2", "4", "null"]
 
 
 def test_a_learning_rates_line_is_of_the_tested_seeds_at_its_best_weight_decay_where_none_diverged() -> None:

@@ -7,13 +7,14 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from archsweep.analysis.compare import compare_experiments
 from archsweep.analysis.report import generate_summary_report
-from archsweep.analysis.search import found, non_dominated
+from archsweep.analysis.search import found, importances, non_dominated
 from tests.sweep_folder import write_sweep
 
 if TYPE_CHECKING:
@@ -55,6 +56,11 @@ def test_the_front_is_what_no_other_point_beats(points: list[tuple[float, ...]])
     finite = [point for point in points if float("inf") not in point]
     expected = [point in finite and not any(beats(other, point) for other in finite) for point in points]
     assert non_dominated(np.array(points, dtype=float)).tolist() == expected
+
+
+def test_a_number_that_some_variants_do_not_have_has_an_importance() -> None:
+    variants = pd.DataFrame([{"width": width, "mean": 3 + 0.1 * (width or 0)} for width in (1, 2, None) for _ in range(5)])
+    assert importances(variants, ["width"]) == {"width": 1.0}
 
 
 def test_the_front_of_a_search_has_one_variant_of_each_depth_the_smallest(tmp_path: Path) -> None:

@@ -323,6 +323,20 @@ def test_values_that_are_not_of_one_plain_kind_are_compared_by_what_a_variants_n
         assert found.means.loc[found.means["dimension"] == override, "level"].tolist() == told
 
 
+@pytest.mark.parametrize(("values", "told"), [((64, 128), {"64", "128", "null"}), (("rms", "none"), {"rms", "none", "null"})])
+def test_an_override_that_one_of_the_sweeps_compares_has_a_level_for_the_other(
+    tmp_path: Path, values: tuple[Any, ...], told: set[str]
+) -> None:
+    override = "model_overrides.what"
+    with_it = sweep(tmp_path, "with", [{**depth, override: value} for depth in LAYERS for value in values])
+    comparison = compare_experiments([with_it, sweep(tmp_path, "without")])
+    assert {name.partition("what=")[2] for name in comparison.table["variant"]} == told
+    found = effects(comparison)
+    assert found is not None
+    assert found.dimensions == ("num_layers", override)
+    assert set(found.means.loc[found.means["dimension"] == override, "level"]) == told
+
+
 def change_configs(folder: Path, **changes: Any) -> Path:
     plan = json.loads((folder / "plan.json").read_text())
     for trial in plan["trials"]:
