@@ -433,6 +433,12 @@ PROVOCATIONS: dict[str, Callable[[Scene], object]] = {
     ),
     "The results have no column": lambda scene: archsweep.compare_experiments(rows(layers=[1, 2]), compare=["layer"]),
     "Name the columns that make a variant": lambda scene: archsweep.compare_experiments(rows(layers=[1, 2])),
+    "A compared column must not be called like one that the report makes itself": lambda scene: archsweep.compare_experiments(
+        rows(n=[1, 2]), compare=["n"]
+    ),
+    "numbers, for the report computes with it": lambda scene: archsweep.compare_experiments(
+        rows(tokens=["few", "many"]), compare=["tokens"]
+    ),
     "reference= and margin= are for results without a plan": lambda scene: archsweep.compare_experiments(a_sweep(), margin=0.01),
     "--address must be a dashboard's as": lambda scene: door.parse_address("127.0.0.1:6379"),
     "is plain http off this machine": lambda scene: enter("http://head.example:8265"),

@@ -258,21 +258,21 @@ _COST_COLUMNS = (*_SIZES, "tokens", "flops", "kv_bytes_per_token", "tokens_per_s
 
 
 def _facts(source: Source, best: pd.DataFrame) -> pd.DataFrame:
-    """The compared values and the costs of each row of `best`; costs are means over its seeds."""
+    """The compared values, which may be costs, and the other costs of each row of `best`; these are means over its seeds."""
     compared = [name for name in source.compare if name != "variant"]
     at_best = at_settings(source.results, best)
     groups = at_best.groupby("variant", sort=False)
     facts = groups[compared].first() if compared else pd.DataFrame(index=best["variant"])
     costs = groups[list(_COST_COLUMNS)].mean()
     costs["train_seconds"] = costs["tokens"] / costs["tokens_per_second"]  # a replica's part of its stack's time
-    return facts.join(costs).reindex(best["variant"]).reset_index(drop=True)
+    return facts.join(costs.drop(columns=compared, errors="ignore")).reindex(best["variant"]).reset_index(drop=True)
 
 
 def _without_result(source: Source, best: pd.DataFrame) -> pd.DataFrame:
     """The variants no setting of which counts, in the plan's order, with what is known of them."""
     others = source.results[~source.results["variant"].isin(best["variant"])]
     compared = [name for name in source.compare if name != "variant"]
-    rows = others[["variant", *compared, *_SIZES]].drop_duplicates("variant")
+    rows = others[list(dict.fromkeys(["variant", *compared, *_SIZES]))].drop_duplicates("variant")
     why = without_result(with_tuned(others)).reindex(rows["variant"])
     return rows.assign(n=0, learning_rate_edge="", verdict=pd.array(why.to_numpy(), dtype="string"))
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from archsweep.analysis.compare import Comparison
+    from archsweep.records.schema import Column
 
 Format = Literal["csv", "parquet", "latex", "markdown"]
 Which = Literal["ranking", "results", "curves", "pairs"]
@@ -53,10 +54,16 @@ def _parquet(comparison: Comparison, which: Which) -> bytes:
     frame = _frame(comparison, which)
     schema = {"results": RESULTS, "curves": CURVES}.get(which)
     if schema is not None:  # each column with its unit and meaning, as in the sweep's own files
-        return bytes(read.parquet(read.table_of(frame, schema)))
+        return bytes(read.parquet(read.table_of(frame, [_as_held(column, frame[column.name]) for column in schema])))
     buffer = BytesIO()
     frame.to_parquet(buffer, index=False)
     return buffer.getvalue()
+
+
+def _as_held(column: Column, values: pd.Series) -> Column:
+    """The column with the type of its values: what a dataframe compares may be of another type than ours of the same name."""
+    kinds: dict[str, Literal["boolean", "Int64", "Float64"]] = {"b": "boolean", "i": "Int64", "f": "Float64"}
+    return column._replace(dtype=kinds.get(values.dtype.kind, "string"))
 
 
 def _printed(comparison: Comparison, which: Which) -> Table:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypedDict,
 
 import pandas as pd
 
-from archsweep.analysis.words import one_kind
+from archsweep.analysis.words import names, one_kind
 from archsweep.config import TUNABLE, label
 from archsweep.errors import RecordError, nearest
 from archsweep.records import read
-from archsweep.records.schema import RESULTS, Column, Status
+from archsweep.records.schema import CONFIG, RESULTS, Column, Status
 
 if TYPE_CHECKING:
     from archsweep.analysis.compute import Exponent
@@ -116,8 +116,7 @@ def read_frame(given: pd.DataFrame, roles: Roles) -> Framed:
     results = pd.DataFrame({column.name: _typed(found, column) for column in RESULTS})
     results["trial_id"] = results["trial_id"].fillna(_row_names(len(results)))
     results["tuned"] = pd.array([row["tuned"] for row in found], dtype="string")
-    own = {name: pd.Series(one_kind(row[column] for row in rows)) for name, column in columns.compare.items() if name not in results}
-    results = results.assign(**own)
+    results = results.assign(**dict(_own(results, rows, columns)))
     _check_repetitions(results, given, columns)
     return Framed(results, tuple(columns.compare), columns.metric.removeprefix(CONFIG_PREFIX), _notes(given, columns, roles.mode))
 
@@ -138,11 +137,26 @@ class _Columns(NamedTuple):
         return [*self.compare.values(), *self.tune.values(), *filter(None, [self.repeat]), self.metric]
 
 
+# What is found out about rows, and what the ranking says of variants.
+_TAKEN = frozenset(
+    [
+        "seed", "status", "reason", "user_metrics", "tuned", "mean", "sd", "n", "learning_rate_edge", "learning_rate_to_add",
+        "at_common_rate", "learning_rate_sensitivity", "verdict", "difference", "error", "low", "high", "holm_p", "equivalence_p",
+        "seeds_better", "own_low", "own_high", "signs_p", "compute_ratio", "tested_against", "seeds_needed", "detectable",
+    ]
+)  # fmt: skip
+
+
 def _columns(given: pd.DataFrame, roles: Roles) -> _Columns:
     names = list(given.columns)
     if roles.compare is None and _find("variant", names) is None:
         raise RecordError(f"Name the columns that make a variant, as compare=['num_layers']. The results have {', '.join(sorted(names))}.")
     compare = {name.removeprefix(CONFIG_PREFIX): _existing(name, names) for name in _list(roles.compare or ["variant"])}
+    if taken := sorted(_TAKEN.intersection(compare)):
+        raise RecordError(
+            f"A compared column must not be called like one that the report makes itself, got {', '.join(taken)}. Rename it, as with "
+            f"results.rename(columns={{{taken[0]!r}: 'my_{taken[0]}'}})."
+        )
     free = [name for name in names if name not in compare.values()]
     tune = [name for name in TUNABLE if _find(name, free)] if roles.tune is None else _list(roles.tune)
     repeat = roles.repeat or ("seed" if _find("seed", names) else None)
@@ -202,7 +216,7 @@ def _result(row: Row, columns: _Columns, mode: str, last_iteration: int | None) 
     loss = _loss(row, columns.metric, mode)
     found = {column.name: row.get(_find(column.name, list(row)) or column.name) for column in RESULTS}
     found["trial_seconds"] = row.get("trial_seconds", row.get("time_total_s"))
-    found |= dict.fromkeys(TUNABLE)
+    found |= {name: variant.get(name) for name in TUNABLE}
     for ours, theirs in _ours(tuned).items():
         found[ours] = tuned.pop(theirs)
     status, reason = _status(row, loss, columns.metric, last_iteration)
@@ -272,6 +286,23 @@ def _typed(rows: list[Row], column: Column) -> pd.Series:
     with suppress(RecordError):
         return read.frame(rows, [column])[column.name]
     return read.frame([{} for _ in rows], [column])[column.name]
+
+
+_OPEN = {column.name for column in CONFIG} - {"vocab_size"}  # what is told of a config, and not computed with
+
+
+def _own(results: pd.DataFrame, rows: list[Row], columns: _Columns) -> Iterator[tuple[str, pd.Series]]:
+    """The compared columns that are none of ours, or are called like one of ours that cannot hold their values."""
+    for name, column in columns.compare.items():
+        values = [row[column] for row in rows]
+        lost = name in results and results[name].count() < sum(value is not None for value in values)
+        if name not in results or (lost and name in _OPEN):
+            yield name, pd.Series(one_kind(values))
+        elif lost:
+            kind, got = "whole numbers" if results[name].dtype == "Int64" else "numbers", pd.Series(list(dict.fromkeys(map(str, values))))
+            raise RecordError(
+                f"{name} must hold {kind}, for the report computes with it, got {names(got)}. Rename a column that means something else."
+            )
 
 
 # --------------------------------------------------------------------------------------------------------- what has no role

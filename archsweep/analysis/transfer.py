@@ -99,7 +99,8 @@ def _tried(comparison: Comparison, others: list[str]) -> pd.DataFrame:
     first = results[~results["variant"].duplicated()].set_index("variant")
     ended = pd.concat([best_settings(tried), tried[tried["ended"]].sort_values("diverged", kind="stable")])
     ended = ended.drop_duplicates("variant").set_index("variant")
-    rows = first[[*others, RATE, "parameters"]].join(ended[["mean", "complete", "diverged"]], how="inner").reset_index()
+    told = first[list(dict.fromkeys([*others, RATE, "parameters"]))]
+    rows = told.join(ended[["mean", "complete", "diverged"]], how="inner").reset_index()
     rows["mean"] = rows["mean"].astype(float).where(rows["complete"].astype(bool))
     return rows.astype({RATE: float})
 

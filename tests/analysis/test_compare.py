@@ -15,14 +15,17 @@ from archsweep.analysis.audits import audits
 from archsweep.analysis.compare import compare_experiments
 from archsweep.analysis.compute import Exponent
 from archsweep.analysis.detect import detectable_effect, seeds_needed
+from archsweep.analysis.export import export_table
+from archsweep.analysis.plots import plot_heat_map
 from archsweep.config import ExperimentConfig
 from archsweep.errors import RecordError
 from archsweep.records import read
 from archsweep.records.results import ExperimentResults
+from archsweep.records.schema import RESULTS
 from tests.sweep_folder import write_sweep
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 LAYERS = [{"num_layers": layers} for layers in (1, 2, 4)]
@@ -192,6 +195,71 @@ def test_a_dataframe_is_compared_by_the_columns_that_are_named() -> None:
     comparison = compare_experiments(frame, compare=["depth"])
     assert comparison.table["depth"].tolist() == [1, 2, 3]
     assert comparison.verdict.startswith("depth=1 beats every other variant")
+
+
+def grid_of(name: str, values: Sequence[Any]) -> pd.DataFrame:
+    """The values of a column beside two widths, three seeds of each; the loss grows by a tenth from value to value."""
+    return pd.DataFrame(
+        [
+            {name: value, "width": width, "seed": seed, "val_loss": 3 + 0.1 * rank + 0.05 * width + 0.01 * seed + 0.002 * (seed == width)}
+            for rank, value in enumerate(values)
+            for width in (1, 2)
+            for seed in range(3)
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        *((cost, (1000, 2000)) for cost in ("parameters", "non_embedding_parameters", "tokens", "flops")),
+        *((cost, (10.5, 20.5)) for cost in ("tokens_per_second", "train_seconds")),
+        ("learning_rate", (0.001, 0.002)),
+        ("num_layers", ("2L", "4L")),
+        ("dropout", ("none", 0.1)),
+        ("allow_tf32", (2, 3)),
+        ("text", ("a", "b")),
+    ],
+)
+def test_a_compared_column_may_be_called_as_one_of_ours(name: str, values: tuple[Any, ...]) -> None:
+    rows = grid_of(name, values)
+    rows.loc[(rows[name] == values[1]) & (rows["width"] == 2), "val_loss"] = float("nan")
+    comparison = compare_experiments(rows, compare=[name, "width"])
+    assert [str(value) for value in comparison.table[name]] == [str(values[index]) for index in (0, 0, 1, 1)]
+    assert len(plot_heat_map(comparison).axes[0].get_xticklabels()) == 2
+    for form in ("csv", "parquet", "markdown"):
+        assert export_table(comparison, "ranking", form)
+        assert export_table(comparison, "results", form)
+
+
+def test_a_rate_that_is_compared_beside_sizes_has_its_best_at_each() -> None:
+    rows = grid_of("learning_rate", (0.001, 0.002, 0.004)).rename(columns={"width": "parameters"})
+    verdict = compare_experiments(rows, compare=["parameters", "learning_rate"]).verdict
+    assert verdict.startswith("Best rates: 0.001 at parameters=1, 0.001 at parameters=2.")
+
+
+def test_a_compared_column_is_not_called_like_one_that_the_report_makes() -> None:
+    made = set(compare_experiments(grid_of("layers", (1, 2)), compare=["layers", "width"]).table.columns)
+    made -= {"variant", "layers", "width", *(column.name for column in RESULTS)}
+    assert {"n", "mean", "sd", "error", "verdict"} <= made
+    for name in sorted(made | {"seed", "status", "tuned"}):
+        rows = grid_of("layers", (1, 2)).assign(**{name: lambda frame: frame["layers"]})
+        with pytest.raises(RecordError, match=rf"must not be called like .*, got {name}\. Rename it"):
+            compare_experiments(rows, compare=[name, "width"])
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("parameters", ("small", "large"), "parameters must hold whole numbers, .* got small, large. Rename"),
+        ("tokens", (0.5, 1.0), "tokens must hold whole numbers, .* got 0.5, 1.0. Rename"),
+        ("vocab_size", ("small", "large"), "vocab_size must hold whole numbers"),
+        ("learning_rate", ("low", 0.1), "learning_rate must hold numbers, .* got low, 0.1. Rename"),
+    ],
+)
+def test_what_the_report_computes_with_must_be_numbers(name: str, values: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(RecordError, match=message):
+        compare_experiments(grid_of(name, values), compare=[name, "width"])
 
 
 def test_a_misspelt_column_is_answered_with_the_nearest() -> None:
