@@ -39,7 +39,7 @@ class Progress:
 
     def __init__(self, plan: Plan, trials: Sequence[Trial], folder: Path, console: Console) -> None:
         self._folder, self._console = folder, console
-        self._tally = Tally(plan.trials, trials, unknown=plan.size - len(plan.trials), metric=plan.metric)
+        self._tally = Tally(plan.trials, trials, unknown=plan.unchosen, metric=plan.metric)
         self._lock = threading.RLock()  # the screen and progress.json are drawn from threads of their own
         left = {trial.id for trial in trials}
         for trial in (trial for trial in plan.trials if trial.id not in left):
