@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from archsweep import extensions
 from archsweep.atomic import OTHER_RESULTS, must_be_writable, write_atomically
 from archsweep.config import FAMILIES, NAME_PATTERN, ExperimentConfig, Replica, label
-from archsweep.errors import ConfigError, DataError, MachineError, RecordError, SpaceError, nearest
+from archsweep.errors import ConfigError, MachineError, RecordError, SpaceError, nearest
 from archsweep.imports import import_meanwhile
 from archsweep.planning import find, throughput
 from archsweep.planning.extend import reconcile
@@ -27,8 +27,7 @@ from archsweep.records import remote
 from archsweep.records.schema import CHECKPOINT_FOLDER, CONFIG_FILE, JOURNAL_FILE, MODELS_FOLDER, PLAN_FILE, TRIALS_FOLDER
 from archsweep.running.machine import Machine as Machine
 from archsweep.running.machine import circumstances, device_name
-from archsweep.training.corpus import default_cache_dir, identify, tokens_id
-from archsweep.vocabulary import TEXT_FIELDS
+from archsweep.training.corpus import default_cache_dir, identify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -48,7 +47,6 @@ if TYPE_CHECKING:
     from archsweep.space import Space
 
 
-Text = tuple[object, ...]
 # What makes a report, and what it imports only as it goes.
 _REPORTING = ("archsweep.analysis.report", "statsmodels.formula.api", "matplotlib.backends.backend_pdf")
 
@@ -215,7 +213,7 @@ def run(
     plan: Plan, folder: Path, machine: Machine, console: Console, ledger: Ledger | None = None, leavings: Leavings | None = None
 ) -> None:
     """Train every trial of the plan that neither `folder` nor a sweep beside it holds yet; records grow as trials report."""
-    from archsweep.running import parts, recorder, trackers
+    from archsweep.running import parts, recorder, texts, trackers
     from archsweep.running.progress import Progress
     from archsweep.running.worker import Storage
 
@@ -227,9 +225,9 @@ def run(
         left = recorder.to_train(settled.trials, folder, retry_failed=ledger.retry_failed)
         if not ledger.fresh:
             settled, left = parts.as_others_have_them(settled, left, folder)
-        text_id = _text_ids(settled)
+        text_id = texts.text_ids(settled)
         if left:
-            _check_text(settled, folder, text_id)
+            texts.check_text(settled, folder, text_id)
         reused = [] if ledger.fresh else recorder.reuse(left, folder, leavings.keep_models, text_id)
         trials = [trial for trial in left if trial not in reused]
         progress = Progress(settled, trials, folder, console)
@@ -267,14 +265,15 @@ def _train(
     from archsweep.running import ray_tune
     from archsweep.running.parts import split_for
     from archsweep.running.stop import stop_requests
+    from archsweep.running.texts import text_of, tokenized
 
     # Before any worker starts: what is wrong with the data shows here.
-    texts = _tokenized(plan, trials or list(plan.trials), machine.cache_dir)
+    corpora = tokenized(plan, trials or list(plan.trials), machine.cache_dir)
 
     def watched(trials: list[Trial], train: Callable[..., object]) -> None:
-        corpus_ids = {trial.id: texts[_text(trial.config)] for trial in trials}
+        corpus_ids = {trial.id: corpora[text_of(trial.config)] for trial in trials}
         if search:  # the texts of its later trials are those of its first
-            corpus_ids = defaultdict(lambda: next(iter(texts.values())), corpus_ids)
+            corpus_ids = defaultdict(lambda: next(iter(corpora.values())), corpus_ids)
         with progress.shown(trials), stop_requests(folder, progress.say) as stop:
             train(trials, corpus_ids, recorder, stop, storage, search)
         if stop.is_set():
@@ -320,8 +319,9 @@ def _search(
         return None
     from archsweep.planning.search import Search
     from archsweep.running.recorder import recorded_result, reuse, to_train
+    from archsweep.running.texts import text_ids
 
-    text_id = _text_ids(plan)
+    text_id = text_ids(plan)
 
     def recorded(trial: Trial) -> Result | None:
         """The result of a suggestion that is not trained, for the reasons for which those that are known at the start are not."""
@@ -349,52 +349,6 @@ def _early_stopping(plan: Plan, folder: Path) -> EarlyStopping | None:
     from archsweep.running.early_stopping import EarlyStopping
 
     return EarlyStopping(plan.space.early_stopping, plan.trials, folder)
-
-
-def _tokenized(plan: Plan, trials: list[Trial], cache_dir: Path | None) -> dict[Text, str]:
-    """The id of each tokenized corpus that the trials read, each made once. Raises DataError where alphabets see unlike texts."""
-    from archsweep.training.data import prepare
-
-    configs = {_text(trial.config): trial.config for trial in trials}
-    corpora = {text: (prepare(plan.reading(config), cache_dir), config) for text, config in configs.items()}
-    for corpus, config in corpora.values():
-        if plan.metric != "val_loss" and config.eval_tokens < corpus.validation_tokens:
-            raise DataError(
-                f"eval_tokens must hold all of the validation text, {corpus.validation_tokens} tokens with vocab_size={config.vocab_size}, "
-                f"so that every alphabet is measured on the same, got {config.eval_tokens}. Raise it, or lower validation_fraction."
-            )
-    return {text: corpus.id for text, (corpus, _) in corpora.items()}
-
-
-def _text(config: ExperimentConfig) -> Text:
-    """What decides a config's tokens within its plan, and how many there must be."""
-    return tuple(getattr(config, name) for name in (*TEXT_FIELDS, "context_length"))
-
-
-def _text_ids(plan: Plan) -> Callable[[Trial], str]:
-    """Names the tokens that a trial of the plan reads."""
-    known: dict[Text, str] = {}
-
-    def text_id(trial: Trial) -> str:
-        text = _text(trial.config)
-        if text not in known:
-            known[text] = tokens_id(plan.reading(trial.config))
-        return known[text]
-
-    return text_id
-
-
-def _check_text(plan: Plan, folder: Path, text_id: Callable[[Trial], str]) -> None:
-    """Raises DataError where trials that are recorded read other tokens than those that are left would."""
-    from archsweep.running.recorder import recorded_text
-
-    for trial in plan.trials:
-        if (read := recorded_text(folder / TRIALS_FOLDER / trial.id)) not in (None, text_id(trial)):
-            raise DataError(
-                f"{plan.name} must train all of it on one text, and {trial.label} read the tokens {read}, where this plan reads "
-                f"{text_id(trial)}: the longest trial decides how much of {trial.config.dataset} is read, and archsweep's version how it "
-                "becomes tokens. Give this sweep a name of its own with --name."
-            )
 
 
 def collect(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:

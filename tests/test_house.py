@@ -73,6 +73,7 @@ ONLY_IN = {
             "running/machine.py",
             "running/measure.py",
             "running/recorder.py",
+            "running/texts.py",
             "running/worker.py",
         },
         "scipy": {"running/tally.py"},
