@@ -52,6 +52,16 @@ class Trial(BaseModel):
         """Relative time of all its replicas."""
         return self.cost.work * len(self.replicas)
 
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of each replica."""
+        return self.cost.train_tokens // self.config.tokens_per_step
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of each replica: a step has at most one."""
+        return min(self.config.num_evaluations, self.steps)
+
     def with_replicas(self, replicas: tuple[Replica, ...], corpus_id: str) -> Trial:
         """The same variant with these replicas: a trial of another name."""
         content = [replica.model_dump(mode="json") for replica in replicas]

@@ -58,7 +58,7 @@ class EarlyStopping:
         ended = all(row["status"] != "running" for row in rows)
         if been_beyond or ended or (why := self._why_it_stops(trial, number)) is None:
             return False
-        self.reasons[trial.id] = f"stopped at step {rows[0]['step']} of {_steps(trial)}: {why}"
+        self.reasons[trial.id] = f"stopped at step {rows[0]['step']} of {trial.steps}: {why}"
         self._stopped.setdefault(trial.label, self.reasons[trial.id])
         return True
 
@@ -67,7 +67,7 @@ class EarlyStopping:
         if trial.label in self._stopped:  # without one of its trials the variant is compared with nobody
             return f"another trial of its variant was {self._stopped[trial.label]}"
         losses = self._losses.get(number, {})
-        if number not in rungs(self._rule, _evaluations(trial)) or trial.label not in losses:
+        if number not in rungs(self._rule, trial.evaluations) or trial.label not in losses:
             return None  # there, other replicas of the variant are missing yet
         return reason_to_stop(self._rule, losses[trial.label], [loss for variant, loss in losses.items() if variant != trial.label])
 
@@ -81,21 +81,12 @@ class EarlyStopping:
 
     def _note(self, trial: Trial, rows: Rows) -> int:
         """Keep the rows; the number of their evaluation, of all that lie equally far apart."""
-        number: int = ceil(rows[0]["step"] * _evaluations(trial) / _steps(trial))
+        number: int = ceil(rows[0]["step"] * trial.evaluations / trial.steps)
         seen = self._rows.setdefault(number, {}).setdefault(trial.label, {})
         seen[trial.id] = rows
         if set(seen) == self._parts[trial.label]:
             self._losses.setdefault(number, {})[trial.label] = best_setting_loss([row for each in seen.values() for row in each])
         return number
-
-
-def _steps(trial: Trial) -> int:
-    return trial.cost.train_tokens // trial.config.tokens_per_step
-
-
-def _evaluations(trial: Trial) -> int:
-    """Those that the trial has: a step has at most one."""
-    return min(trial.config.num_evaluations, _steps(trial))
 
 
 def rungs(rule: ASHA | MedianStopping, evaluations: int) -> list[int]:

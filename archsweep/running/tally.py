@@ -158,7 +158,7 @@ class _Attempt:
 
     @property
     def steps(self) -> int:
-        return max(1, self.trial.cost.train_tokens // self.trial.config.tokens_per_step)
+        return max(1, self.trial.steps)
 
     def take(self, report: Report) -> float:
         """Take a report in; the share of the trial that was trained since the one before, or since the checkpoint that it went on from."""
