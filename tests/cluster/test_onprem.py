@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 SCRIPT = CLUSTER / "onprem.sh"
 LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
-SECOND = Path("/tmp/archsweep-2")  # as printed
-FETCHED = Path("/tmp/archsweep-fetched")
 
 LOOK = """
 import json, sys, ray
@@ -53,7 +51,8 @@ def place() -> Iterator[Path]:
 def environment(place: Path) -> dict[str, str]:
     """A user who has just arrived: a home without a token, and nothing of Ray's in the environment that would let them in."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "ARCHSWEEP_"))}
-    return kept | AS_EQUALS | {"HOME": str(place), "ARCHSWEEP_NODE": str(place / "node"), "ARCHSWEEP_PYTHON": sys.executable}
+    own = {"HOME": str(place), "TMPDIR": str(place), "ARCHSWEEP_NODE": str(place / "node"), "ARCHSWEEP_PYTHON": sys.executable}
+    return kept | AS_EQUALS | own
 
 
 def script(environment: dict[str, str], *words: str, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -135,8 +134,6 @@ def printed() -> list[str]:
 @pytest.fixture
 def walked(environment: dict[str, str], place: Path, printed: list[str]) -> Iterator[Callable[[str], str]]:
     """Runs the printed lines, as they are, up to one; whatever comes of it, nothing that they started is left."""
-    for folder in (SECOND, FETCHED):
-        assert not folder.exists(), f"{folder} is there already"
     shell = subprocess.Popen(
         ["bash"], cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -163,10 +160,8 @@ def walked(environment: dict[str, str], place: Path, printed: list[str]) -> Iter
     stdin.close()
     stdout.close()
     shell.wait(10)
-    for folder in (SECOND, place / "node"):
+    for folder in (*place.glob("tmp.*"), place / "node"):
         script(environment, "stop", ARCHSWEEP_NODE=str(folder))
-    shutil.rmtree(SECOND, ignore_errors=True)
-    shutil.rmtree(FETCHED, ignore_errors=True)
 
 
 def of_ours(place: Path) -> list[psutil.Process]:
@@ -227,8 +222,9 @@ def test_the_printed_path_makes_a_closed_cluster_of_two_nodes_and_ends_it(
 
     assert "2 nodes, 2 CPUs" in walked("doctor")
     assert "heads_vs_layers-smoke: succeeded" in walked("archsweep submit")
-    assert f"report: {FETCHED}/heads_vs_layers-smoke/report.html" in walked("archsweep report")
-    assert "stopped the node of /tmp/archsweep-2" in walked("onprem.sh stop")
+    (second,) = place.glob("tmp.*")
+    assert f"report: {second}/results/heads_vs_layers-smoke/report.html" in walked("archsweep report")
+    assert f"stopped the node of {second}" in walked("onprem.sh stop")
     assert script(environment, "status").returncode == 0, "the first node runs on"
     assert f"stopped the node of {place / 'node'}" in walked("onprem.sh stop")
     deadline = time.monotonic() + 30
