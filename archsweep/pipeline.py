@@ -6,7 +6,7 @@ import re
 import shlex
 import shutil
 from collections import defaultdict
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -267,28 +267,30 @@ def _train(
     from archsweep.running.stop import stop_requests
     from archsweep.running.texts import text_of, tokenized
 
-    # Before any worker starts: what is wrong with the data shows here.
-    corpora = tokenized(plan, trials or list(plan.trials), machine.cache_dir)
+    train = _runner(machine)
+    with ray_tune.prepared(machine.num_gpus, machine.address) if train is None else nullcontext() as python:
+        # Before any worker starts: what is wrong with the data shows here.
+        corpora = tokenized(plan, trials or list(plan.trials), machine.cache_dir)
 
-    def watched(trials: list[Trial], train: Callable[..., object]) -> None:
-        corpus_ids = {trial.id: corpora[text_of(trial.config)] for trial in trials}
-        if search:  # the texts of its later trials are those of its first
-            corpus_ids = defaultdict(lambda: next(iter(corpora.values())), corpus_ids)
-        with progress.shown(trials), stop_requests(folder, progress.say) as stop:
-            train(trials, corpus_ids, recorder, stop, storage, search)
-        if stop.is_set():
-            raise KeyboardInterrupt
+        def watched(trials: list[Trial], train: Callable[..., object]) -> None:
+            corpus_ids = {trial.id: corpora[text_of(trial.config)] for trial in trials}
+            if search:  # the texts of its later trials are those of its first
+                corpus_ids = defaultdict(lambda: next(iter(corpora.values())), corpus_ids)
+            with progress.shown(trials), stop_requests(folder, progress.say) as stop:
+                train(trials, corpus_ids, recorder, stop, storage, search)
+            if stop.is_set():
+                raise KeyboardInterrupt
 
-    if (train := _runner(machine)) is not None:
-        watched(trials, train)
-    else:
-        with ray_tune.started(machine.num_cpus, machine.num_gpus, machine.address) as cluster:
-            gpu_bytes = cluster.gpu_bytes if any(trial.config.device != "cpu" for trial in trials) else None
-            pieces = split_for(plan, trials, folder, cluster.slots(trials or plan.trials), gpu_bytes)
-            if len(pieces) > len(trials):
-                devices = "processors are" if gpu_bytes is None else "GPUs hold them and are"
-                progress.say(f"{len(trials)} trials run as {len(pieces)}, so that all {devices} busy to the end")
-            watched(pieces, cluster.run)
+        if train is not None:
+            watched(trials, train)
+        else:
+            with ray_tune.started(machine.num_cpus, machine.num_gpus, machine.address, python) as cluster:
+                gpu_bytes = cluster.gpu_bytes if any(trial.config.device != "cpu" for trial in trials) else None
+                pieces = split_for(plan, trials, folder, cluster.slots(trials or plan.trials), gpu_bytes)
+                if len(pieces) > len(trials):
+                    devices = "processors are" if gpu_bytes is None else "GPUs hold them and are"
+                    progress.say(f"{len(trials)} trials run as {len(pieces)}, so that all {devices} busy to the end")
+                watched(pieces, cluster.run)
     if search and search.exhausted:
         progress.say(f"the search found {len(search.plan.trials)} different variants to train and no more")
 

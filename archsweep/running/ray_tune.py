@@ -17,6 +17,7 @@ from archsweep.planning.plan import Trial
 from archsweep.running import session
 from archsweep.running.autoscaler import node_types
 from archsweep.running.carrier import Carrier, make_carrier
+from archsweep.running.fork_server import preloaded
 from archsweep.running.recorder import reason_in
 from archsweep.running.resources import ASSUMED_GPU_BYTES, Resources, check_some_node_holds, fitting, larger, largest_request, request
 from archsweep.running.worker import are_last
@@ -28,6 +29,16 @@ if TYPE_CHECKING:
     from archsweep.planning.search import Search
     from archsweep.running.recorder import Recorder
     from archsweep.running.worker import Report, Storage
+
+# What a worker imports in its first trial, but for Ray itself: that reads what its worker is when it is imported.
+_WORKERS_IMPORT = (
+    __name__,
+    "archsweep.training.allocator",
+    "archsweep.training.experiment",
+    "archsweep.training.hardware",
+    "pandas",
+    "pyarrow",
+)
 
 MOST_LOSSES = 3  # times that a trial may lose its process; a machine that kills it each time is out of memory
 
@@ -115,11 +126,24 @@ class Cluster:
 
 
 @contextmanager
-def started(num_cpus: int | None = None, num_gpus: int | None = None, address: str | None = None) -> Iterator[Cluster]:
-    """A Ray of our own for the length of the block, sized by `num_cpus` and `num_gpus` (default: what the machine has), or the running
-    one at `address`. Raises MachineError where it cannot start or be reached."""
+def prepared(num_gpus: int | None = None, address: str | None = None) -> Iterator[str | None]:
+    """For a while before `started` and as long as it: a process that imports what workers import, for them to be forks of. Yields what is
+    their `python`; None where they are other machines', or may use a GPU, which a fork can only where no import has looked for one."""
+    if address is not None or num_gpus or (num_gpus is None and gpus()):
+        yield None
+    else:
+        with preloaded(_WORKERS_IMPORT) as python:
+            yield python
+
+
+@contextmanager
+def started(
+    num_cpus: int | None = None, num_gpus: int | None = None, address: str | None = None, python: str | None = None
+) -> Iterator[Cluster]:
+    """A Ray of our own for the length of the block, sized by `num_cpus` and `num_gpus` (default: what the machine has), its workers started
+    by `python` where one is prepared; or the running Ray at `address`. Raises MachineError where it cannot start or be reached."""
     import_meanwhile("pandas", "pyarrow")  # for Tune, while Ray starts
-    with session.opened(num_cpus, num_gpus, address) as ray:
+    with session.opened(num_cpus, num_gpus, address, python) as ray:
         yield Cluster(ray, is_elsewhere=address is not None)
 
 

@@ -83,9 +83,9 @@ def ask_nodes(ray: Any) -> list[Node]:
 
 
 @contextmanager
-def opened(num_cpus: int | None, num_gpus: int | None, address: str | None) -> Iterator[Any]:
+def opened(num_cpus: int | None, num_gpus: int | None, address: str | None, python: str | None = None) -> Iterator[Any]:
     """Ray, for the length of the block: our own, closed to the network, sized by `num_cpus` and `num_gpus` (default: what the machine has),
-    or the cluster at `address`. Raises MachineError where it cannot start or be reached."""
+    with workers that `python` starts, or the cluster at `address`. Raises MachineError where it cannot start or be reached."""
     if address is not None:
         _check_it_answers(address)
     with _environment(own=address is None), _small(own=address is None):
@@ -93,7 +93,9 @@ def opened(num_cpus: int | None, num_gpus: int | None, address: str | None) -> I
 
         for name in ("ray", "ray.tune", "ray.train", "ray.data"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        own = {"num_cpus": processors() if num_cpus is None else num_cpus, "num_gpus": num_gpus, "include_dashboard": False}
+        own: dict[str, Any] = {"num_cpus": processors() if num_cpus is None else num_cpus, "num_gpus": num_gpus, "include_dashboard": False}
+        if python:
+            own["runtime_env"] = {"py_executable": python}
         on_sigterm = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(address=address or "local", log_to_driver=False, logging_level="CRITICAL", **({} if address else own))

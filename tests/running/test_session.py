@@ -1,4 +1,4 @@
-"""A Ray of our own: behind a token, with no more processes than trials need, and gone at its end."""
+"""A Ray of our own: behind a token, with no more processes than trials need, its workers forked, and gone at its end."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import subprocess
 import sys
 
 import pytest
+
+from archsweep.running import fork_server, ray_tune
 
 # As a notebook may: Ray is imported before anything says what a Ray of our own is to be, and used afterwards as it was.
 SCRIPT = """
@@ -40,3 +42,40 @@ def test_a_process_that_has_ray_already_gets_a_small_one_behind_a_token() -> Non
     for needless in ("monitor.py", "dashboard/dashboard.py"):  # the autoscaler's and the logs', and the dashboard's server
         assert not [command for command in found["commands"] if needless in command]
     assert found["alive"] == []
+
+
+FORKED = """
+import json
+import sys
+import psutil
+from archsweep.running import ray_tune
+
+def look():
+    return {"parent": psutil.Process().parent().cmdline(), "has": "archsweep.training.experiment" in sys.modules}
+
+with ray_tune.prepared() as python, ray_tune.started(2, python=python):
+    import ray
+    children = psutil.Process().children(recursive=True)
+    found = ray.get([ray.remote(look).remote() for _ in range(2)])
+alive = [each.pid for each in psutil.wait_procs(children, timeout=30)[1]]
+print(json.dumps({"found": found, "alive": alive}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="forks are used on Linux alone")
+def test_its_workers_are_forks_that_have_what_trials_import() -> None:
+    ran = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    told = json.loads(ran.stdout.splitlines()[-1])
+    for worker in told["found"]:
+        assert worker["parent"][1] == fork_server.__file__
+        assert worker["has"]
+    assert told["alive"] == []
+
+
+def test_what_a_fork_has_is_neither_ray_nor_a_thread() -> None:
+    """Ray reads what its worker is when it is imported; and of threads a fork has one."""
+    imports = f"import sys, threading\nfor name in {ray_tune._WORKERS_IMPORT!r}: __import__(name)"
+    program = f"{imports}\nassert 'ray' not in sys.modules; assert threading.active_count() == 1"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
