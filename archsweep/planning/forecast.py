@@ -237,7 +237,7 @@ def _seconds(trial: Trial, found: Rate, set_up: float) -> Interval:
 def _disk(plan: Plan, slots: int) -> Disk:
     # Of each replica the weights and two moments, and once more the best one's weights.
     states = sorted((4 * trial.cost.parameters * (3 * len(trial.replicas) + 1) for trial in plan.trials), reverse=True)
-    evaluations = [len(trial.replicas) * trial.config.num_evaluations for trial in plan.trials]
+    evaluations = [len(trial.replicas) * trial.evaluations for trial in plan.trials]
     return Disk(
         checkpoints=CHECKPOINTS_AT_ONCE * sum(states[:slots]),
         models=round(plan.size * fmean(4 * trial.cost.parameters for trial in plan.trials)),

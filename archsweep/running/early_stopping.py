@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from math import ceil, isfinite
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -31,8 +32,8 @@ class EarlyStopping:
         self.reasons: dict[str, str] = {}
         self._rule = rule
         self._parts: dict[str, set[str]] = {}  # of each variant, the trials that have its replicas
-        self._rows: dict[int, dict[str, dict[str, Rows]]] = {}  # by evaluation and variant, each trial's
-        self._losses: dict[int, dict[str, float]] = {}  # by evaluation, of each variant all of whose replicas were evaluated there
+        self._rows: dict[Fraction, dict[str, dict[str, Rows]]] = {}  # by the part of the steps and variant, each trial's
+        self._losses: dict[Fraction, dict[str, float]] = {}  # by that part, of each variant all of whose replicas were evaluated there
         self._stopped: dict[str, str] = {}  # by variant, why the first of its trials was stopped
         for trial in trials:
             self._expect(trial)
@@ -53,21 +54,21 @@ class EarlyStopping:
         if trial.id in self.reasons or not rows:
             return trial.id in self.reasons
         self._expect(trial)
-        number = self._note(trial, rows)
-        been_beyond = any(at > number and trial.id in seen.get(trial.label, ()) for at, seen in self._rows.items())
+        part = self._note(trial, rows)
+        been_beyond = any(at > part and trial.id in seen.get(trial.label, ()) for at, seen in self._rows.items())
         ended = all(row["status"] != "running" for row in rows)
-        if been_beyond or ended or (why := self._why_it_stops(trial, number)) is None:
+        if been_beyond or ended or (why := self._why_it_stops(trial, part)) is None:
             return False
         self.reasons[trial.id] = f"stopped at step {rows[0]['step']} of {trial.steps}: {why}"
         self._stopped.setdefault(trial.label, self.reasons[trial.id])
         return True
 
-    def _why_it_stops(self, trial: Trial, number: int) -> str | None:
-        """None where the trial goes on after this evaluation."""
+    def _why_it_stops(self, trial: Trial, part: Fraction) -> str | None:
+        """None where the trial goes on after the evaluation at this part of its steps."""
         if trial.label in self._stopped:  # without one of its trials the variant is compared with nobody
             return f"another trial of its variant was {self._stopped[trial.label]}"
-        losses = self._losses.get(number, {})
-        if number not in rungs(self._rule, trial.evaluations) or trial.label not in losses:
+        losses = self._losses.get(part, {})
+        if part * trial.evaluations not in rungs(self._rule, trial.evaluations) or trial.label not in losses:
             return None  # there, other replicas of the variant are missing yet
         return reason_to_stop(self._rule, losses[trial.label], [loss for variant, loss in losses.items() if variant != trial.label])
 
@@ -79,14 +80,14 @@ class EarlyStopping:
             for losses in self._losses.values():
                 losses.pop(trial.label, None)
 
-    def _note(self, trial: Trial, rows: Rows) -> int:
-        """Keep the rows; the number of their evaluation, of all that lie equally far apart."""
-        number: int = ceil(rows[0]["step"] * trial.evaluations / trial.steps)
-        seen = self._rows.setdefault(number, {}).setdefault(trial.label, {})
+    def _note(self, trial: Trial, rows: Rows) -> Fraction:
+        """Keep the rows; the part of the steps that lie before their evaluation, of all that lie equally far apart."""
+        part = Fraction(ceil(rows[0]["step"] * trial.evaluations / trial.steps), trial.evaluations)
+        seen = self._rows.setdefault(part, {}).setdefault(trial.label, {})
         seen[trial.id] = rows
         if set(seen) == self._parts[trial.label]:
-            self._losses.setdefault(number, {})[trial.label] = best_setting_loss([row for each in seen.values() for row in each])
-        return number
+            self._losses.setdefault(part, {})[trial.label] = best_setting_loss([row for each in seen.values() for row in each])
+        return part
 
 
 def rungs(rule: ASHA | MedianStopping, evaluations: int) -> list[int]:

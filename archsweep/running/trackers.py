@@ -197,9 +197,9 @@ class MLflow:
 
     def __init__(self, plan: Plan) -> None:
         from mlflow import MlflowClient
-        from mlflow.entities import Metric, Param, RunTag
+        from mlflow.entities import Metric, Param
 
-        self._client, self._metric, self._param, self._tag = MlflowClient(), Metric, Param, RunTag
+        self._client, self._metric, self._param = MlflowClient(), Metric, Param
         name = f"archsweep-{plan.name}"
         experiment = self._client.get_experiment_by_name(name)
         self._experiment = self._client.create_experiment(name) if experiment is None else experiment.experiment_id

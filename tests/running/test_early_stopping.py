@@ -102,6 +102,17 @@ def test_where_there_are_fewer_steps_than_evaluations_each_step_is_one(tmp_path:
     assert stopping.stops(second, rows(second, 2, 6.0))
 
 
+def test_variants_of_unlike_numbers_of_steps_meet_at_the_same_part_of_them(tmp_path: Path) -> None:
+    """Half of eight steps, the second of four evaluations; and of two steps, the first of two."""
+    space = Space(BASE.copy(max_tokens=64 * 8), {"batch_size": Choice(4, 16)}, tune={"learning_rate": Choice(1e-3, 2e-3)}, repeat=2)
+    many, few = make_plan("sweep", "", space, "corpus").trials
+    assert [(trial.steps, trial.evaluations) for trial in (many, few)] == [(8, 4), (2, 2)]
+    stopping = EarlyStopping(ASHA(0.5, 2), [many, few], tmp_path)
+    assert not stopping.stops(few, rows(few, 1, 5.0))
+    assert not stopping.stops(many, rows(many, 2, 9.0))
+    assert stopping.stops(many, rows(many, 4, 6.0))
+
+
 @pytest.mark.parametrize(
     ("loss", "others", "stops"),
     [(5.0, [4.0, 4.5, 6.0], True), (4.5, [4.0, 4.5, 6.0], False), (9.0, [1.0, 1.0], False), (5.0, [4.0, 4.5, 5.5, 6.0], False)],
