@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from collections import Counter
@@ -128,8 +129,9 @@ class Cluster:
 @contextmanager
 def prepared(num_gpus: int | None = None, address: str | None = None) -> Iterator[str | None]:
     """For a while before `started` and as long as it: a process that imports what workers import, for them to be forks of. Yields what is
-    their `python`; None where they are other machines', or may use a GPU, which a fork can only where no import has looked for one."""
-    if address is not None or num_gpus or (num_gpus is None and gpus()):
+    their `python`; None where they are other machines', or a Ray job's, which may have a `python` of its own, or may use a GPU, which a
+    fork can only where no import has looked for one."""
+    if address is not None or num_gpus or (num_gpus is None and gpus()) or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
         yield None
     else:
         with preloaded(_WORKERS_IMPORT) as python:

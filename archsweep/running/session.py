@@ -118,6 +118,7 @@ def _environment(own: bool) -> Iterator[None]:
     if own:
         # Ray's own switch for "one machine": everything binds to 127.0.0.1. A plain init listens on every interface.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"  # under `uv run`, workers are what we say, and this environment's all the same
         if not _has_token():
             os.environ["RAY_AUTH_TOKEN"] = _own_token()
     with without_collector():

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
+from archsweep.running import fork_server
 from archsweep.running.fork_server import preloaded
 
 if TYPE_CHECKING:
@@ -23,12 +24,12 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are used 
 
 MODULE = "xml.dom.minidom"  # that Python does not import by itself
 TOLD = f"""
-import json, os, sys
+import json, os, resource, signal, sys
 print(json.dumps({{
-    "words": sys.argv, "name": __name__, "first": sys.path[0], "folder": os.getcwd(),
+    "words": sys.argv, "name": __name__, "folder": os.getcwd(),
     "variables": dict(os.environ), "read": sys.stdin.read(),
     "has": {MODULE!r} in sys.modules, "group": os.getpgid(0) == os.getpid(), "parent": os.getppid(),
-    "score": open("/proc/self/oom_score_adj").read(),
+    "path": sys.path, "blocked": list(signal.pthread_sigmask(signal.SIG_BLOCK, ())), "files": resource.getrlimit(resource.RLIMIT_NOFILE),
 }}))
 sys.stderr.write("to the errors")
 """
@@ -41,9 +42,10 @@ def script(folder: Path, text: str) -> Path:
 
 
 def told(python: str, path: Path, **environment: str) -> dict[str, Any]:
-    """What the script says of itself, started by a shell as Ray does."""
+    """What the script says of itself, started by a shell as Ray does: Ctrl-C is blocked there, and more files may be open than here."""
+    signals = "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}); os.execvp(sys.argv[1], sys.argv[1:])"
     done = subprocess.run(
-        ["bash", "-c", f"exec {python} {path} 'a b' --c"],
+        [sys.executable, "-c", signals, "bash", "-c", f"ulimit -Sn 300; exec {python} {path} 'a b' --c"],
         env=os.environ | environment, cwd=path.parent, input="in", capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
     assert done.stderr == "to the errors"
@@ -52,7 +54,10 @@ def told(python: str, path: Path, **environment: str) -> dict[str, Any]:
     return found
 
 
-def test_a_fork_runs_a_script_as_python_does_with_the_modules_there(tmp_path: Path) -> None:
+@pytest.mark.parametrize("safe", ["", "1"], ids=["", "PYTHONSAFEPATH"])
+def test_a_fork_runs_a_script_as_python_does_with_the_modules_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, safe: str) -> None:
+    monkeypatch.setenv("PYTHONSAFEPATH", safe)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "own"))
     path = script(tmp_path, TOLD)
     with preloaded([MODULE]) as python:
         assert python is not None
@@ -61,19 +66,28 @@ def test_a_fork_runs_a_script_as_python_does_with_the_modules_there(tmp_path: Pa
     assert (forked.pop("has"), plain.pop("has")) == (True, False)
     assert (forked.pop("group"), plain.pop("group")) == (True, False)  # a kill of its group is of nobody else
     assert forked.pop("parent") != plain.pop("parent") == os.getpid()
+    assert (forked["blocked"], forked["files"][0]) == ([signal.SIGINT], 300)
     assert forked == plain
 
 
+def test_it_imports_what_the_driver_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "of_the_driver.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    path = script(tmp_path, "import sys; print('of_the_driver' in sys.modules)")
+    with preloaded(["of_the_driver"]) as python:
+        assert subprocess.check_output(["bash", "-c", f"exec {python} {path}"], text=True, timeout=60) == "True\n"
+
+
 def test_it_is_as_likely_to_be_ended_for_want_of_memory_as_what_it_stands_for(tmp_path: Path) -> None:
-    path = script(tmp_path, TOLD)
+    path = script(tmp_path, "print(open('/proc/self/oom_score_adj').read())")
     with preloaded([]) as python:
-        raised = f"bash -c 'echo 700 > /proc/self/oom_score_adj; exec \"$@\"' - {python}"
-        assert told(raised, path)["score"] == "700\n"
+        raised = f"echo 700 > /proc/self/oom_score_adj; exec {python} {path}"
+        assert subprocess.check_output(["bash", "-c", raised], text=True, timeout=60).split() == ["700"]
 
 
 def test_two_forks_have_random_numbers_of_their_own(tmp_path: Path) -> None:
-    path = script(tmp_path, "import torch, random; print(float(torch.rand(())), random.random())")
-    with preloaded(["torch", "random"]) as python:
+    path = script(tmp_path, "import torch, random, numpy; print(float(torch.rand(())), random.random(), numpy.random.rand())")
+    with preloaded(["torch", "random", "numpy.random"]) as python:
         drawn = {subprocess.check_output(["bash", "-c", f"exec {python} {path}"], text=True, timeout=120) for _ in range(2)}
     first, second = (line.split() for line in drawn)
     assert set(first).isdisjoint(second)
@@ -96,6 +110,26 @@ def test_what_a_fork_runs_ends_what_stands_for_it(tmp_path: Path) -> None:
         assert stands.stdout is not None
         os.killpg(int(stands.stdout.readline()), signal.SIGKILL)
         stands.wait(30)
+
+
+def test_a_fork_ends_with_what_stands_for_it(tmp_path: Path) -> None:
+    """Ray knows the process that it started, and ends that, until the worker in it has told its own."""
+    path = script(tmp_path, "import os, time; print(os.getpid(), flush=True); time.sleep(600)")
+    with preloaded([]) as python, subprocess.Popen(["bash", "-c", f"exec {python} {path}"], stdout=subprocess.PIPE, text=True) as stands:
+        assert stands.stdout is not None
+        fork = psutil.Process(int(stands.stdout.readline()))
+        stands.kill()
+        fork.wait(30)
+
+
+@pytest.mark.slow
+def test_python_does_without_a_fork_that_is_long_in_coming(tmp_path: Path) -> None:
+    path = script(tmp_path, f"import sys; open('told', 'w').write(str({MODULE!r} in sys.modules))")
+    with preloaded([MODULE]) as python:
+        (process,) = (each for each in psutil.Process().children() if fork_server.__file__ in each.cmdline())
+        process.suspend()
+        subprocess.run(["bash", "-c", f"exec {python} {path}"], cwd=tmp_path, timeout=60, check=True)
+    assert (tmp_path / "told").read_text() == "False"
 
 
 def test_a_fork_goes_on_when_its_process_ends(tmp_path: Path) -> None:
@@ -127,8 +161,10 @@ with preloaded([]):
 
 
 def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
     command = [sys.executable, script(tmp_path, DRIVER)]
-    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    environment = os.environ | {"TMPDIR": str(temporary)}
     with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as driver:
         assert driver.stdout is not None
         assert driver.stdout.readline() == "there\n"
@@ -137,6 +173,7 @@ def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     _, alive = psutil.wait_procs(children, timeout=30)
     assert len(children) == 1
     assert alive == []
+    assert list(temporary.iterdir()) == []
 
 
 def test_there_is_none_where_the_path_of_a_socket_would_be_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
