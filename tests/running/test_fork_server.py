@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -18,7 +19,7 @@ from archsweep.running import fork_server
 from archsweep.running.fork_server import preloaded
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are used on Linux alone")
 
@@ -33,6 +34,13 @@ print(json.dumps({{
 }}))
 sys.stderr.write("to the errors")
 """
+
+
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """A folder with a short path, as sockets need it."""
+    with tempfile.TemporaryDirectory(prefix="as-", dir="/tmp") as folder:
+        yield Path(folder)
 
 
 def script(folder: Path, text: str) -> Path:
@@ -141,14 +149,14 @@ def test_a_fork_goes_on_when_its_process_ends(tmp_path: Path) -> None:
     assert stands.communicate("said after it", timeout=30)[0] == "said after it\n"
 
 
-def test_nothing_is_left_of_it_after_the_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+def test_nothing_is_left_of_it_after_the_block(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     before = psutil.Process().children()
     with preloaded([MODULE]):
         (process,) = set(psutil.Process().children()) - set(before)
-        assert len(list(tmp_path.iterdir())) == 1
+        assert len(list(temporary.iterdir())) == 1
     assert not process.is_running()
-    assert list(tmp_path.iterdir()) == []
+    assert list(temporary.iterdir()) == []
 
 
 DRIVER = """
@@ -160,9 +168,7 @@ with preloaded([]):
 """
 
 
-def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
+def test_it_ends_with_the_process_that_started_it(tmp_path: Path, temporary: Path) -> None:
     command = [sys.executable, script(tmp_path, DRIVER)]
     environment = os.environ | {"TMPDIR": str(temporary)}
     with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as driver:
