@@ -8,6 +8,8 @@ import sys
 import threading
 from contextlib import contextmanager, suppress
 from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -49,6 +51,20 @@ def import_meanwhile(*names: str) -> None:
     if left:
         with suppress(RuntimeError):  # no thread is to be had: it is imported when it is needed
             threading.Thread(target=work, daemon=True).start()
+
+
+def import_alone(name: str) -> ModuleType:
+    """A module in a package, without what the package's own `__init__` imports; the package can be imported as ever afterwards."""
+    package = name.partition(".")[0]
+    spec = None if package in sys.modules else find_spec(package)
+    if spec is None or spec.submodule_search_locations is None:
+        return import_module(name)
+    sys.modules[package] = hollow = ModuleType(package)
+    hollow.__path__ = spec.submodule_search_locations
+    try:
+        return import_module(name)
+    finally:
+        del sys.modules[package]
 
 
 def end_quickly() -> None:

@@ -7,11 +7,12 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 import pytest
 
-from archsweep.imports import import_meanwhile, without_collector
+from archsweep.imports import import_alone, import_meanwhile, without_collector
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,6 +59,31 @@ def test_modules_are_imported_by_themselves_and_a_broken_one_is_nobodys_business
     assert "a_broken_module" not in sys.modules
     assert capfd.readouterr().err == ""
     assert gc.isenabled()
+
+
+def test_a_module_is_imported_without_its_packages_own_imports_which_come_with_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a_heavy_package").mkdir()
+    (tmp_path / "a_heavy_package" / "__init__.py").write_text("from .light import value\nis_whole = True\n")
+    (tmp_path / "a_heavy_package" / "light.py").write_text("from .lighter import value\n")
+    (tmp_path / "a_heavy_package" / "lighter.py").write_text("value = 7\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    light = import_alone("a_heavy_package.light")
+    assert light.value == 7
+    assert "a_heavy_package" not in sys.modules
+    assert import_alone("a_heavy_package.light") is light
+    whole = import_module("a_heavy_package")
+    assert whole.is_whole
+    assert sys.modules["a_heavy_package.light"] is light
+    assert import_alone("a_heavy_package.lighter").value == 7
+    assert sys.modules["a_heavy_package"] is whole
+
+
+@pytest.mark.parametrize("name", ["no_such_package.part", "json.no_such_part", "math.part"])
+def test_what_is_not_there_alone_is_missing_as_ever(name: str) -> None:
+    with pytest.raises(ModuleNotFoundError, match=name.partition(".")[0]):
+        import_alone(name)
 
 
 def test_a_process_that_ends_quickly_writes_what_it_had_left_and_runs_its_exit_handlers(tmp_path: Path) -> None:

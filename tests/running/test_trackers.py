@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
 import sys
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -145,6 +146,18 @@ def test_a_loss_that_a_diverged_replica_does_not_have_is_no_point(tiny_plan: Pla
     TensorBoard(tmp_path).report(trial, [row(0, 64, None)])
     [seen] = written(tmp_path, trial).values()
     assert [tag for tag, _, _ in seen] == ["train_loss", "tokens_per_second"]
+
+
+def test_event_files_take_no_torch_and_leave_tensorboardx_as_it_is() -> None:
+    program = """
+import sys
+from pathlib import Path
+from archsweep.running.trackers import TensorBoard
+TensorBoard(Path())
+assert "torch" not in sys.modules
+from tensorboardX import SummaryWriter
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 class Broken:
