@@ -22,8 +22,8 @@ TRAINER_VERSION = 3
 # The part of the loss below which two variants count as equal, where nobody says another.
 DEFAULT_MARGIN = 0.005
 
-# An evaluation before the last reads every so many-th window of the evaluation tokens: it draws a curve, the last one decides.
-EARLIER_PARTS = 4
+# An evaluation before the last reads every so many-th window of the evaluation tokens: it draws a curve, or early stopping decides by it.
+CURVE_PARTS, DECISION_PARTS = 8, 4
 
 # Elements of one layer's activations from which on a GPU is busy: `benchmarks/fused.py` has stacks gain up to 1 million, and lose at 6.
 BUSY_GPU = 2**21
@@ -282,10 +282,6 @@ class ExperimentConfig(BaseModel):
     def gpu_stack_size(self, replicas: int) -> int:
         """How many of `replicas` to train as one stack on a GPU: all, or one where it is busy with one, for a stack's kernels do more."""
         return 1 if self.trains_alone or self.keeps_a_gpu_busy else replicas
-
-    def tokens_evaluated(self, evaluations: int) -> int:
-        """Tokens that so many evaluations of one replica read: the last one all, those before it one window in EARLIER_PARTS."""
-        return self.eval_tokens + (evaluations - 1) * (self.eval_tokens // EARLIER_PARTS)
 
     @property
     def replica(self) -> Replica:

@@ -83,7 +83,7 @@ def trained(config: ExperimentConfig, own: Path, replicas: tuple[Replica, ...] |
 
 def test_a_metric_of_ones_own_is_measured_at_every_evaluation(tiny_config: ExperimentConfig, own: Path) -> None:
     first, last = (rows[0]["user_metrics"]["accuracy"] for rows in trained(tiny_config.copy(metrics=("own_metric:accuracy",)), own))
-    assert (first * 64) % 1 == 0, "of every fourth window of 256 tokens"
+    assert (first * 32) % 1 == 0, "of every eighth window of 256 tokens"
     assert (last * 256) % 1 == 0
     assert 0 < last < 1
 

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from archsweep.analysis import costs, interactive, plots
 from archsweep.analysis.words import words
-from archsweep.config import EARLIER_PARTS
+from archsweep.config import CURVE_PARTS, DECISION_PARTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,7 +76,8 @@ def illustrations(comparison: Comparison) -> Iterator[Illustration]:
     if count and source.curves["val_loss"].notna().any():
         caption = "Each variant at its best setting: the mean over seeds; the band reaches from the lowest seed to the highest."
         if source.curves["trial_id"].notna().any():  # of sweeps, joined or not
-            caption += f" Points before the last are of every {EARLIER_PARTS}th window of the evaluation tokens, the last ones of all."
+            part = f"every {CURVE_PARTS}th window of the evaluation tokens (every {DECISION_PARTS}th with early stopping)"
+            caption += f" Points before the last are of {part}, the last ones of all."
         figure, live = plots.plot_training_curves(comparison), interactive.training_curves(comparison)
         yield Illustration("training_curves", "Loss during training", caption + best + _thinned(live), figure, live)
     if live := interactive.loss_against_cost(comparison):

@@ -229,7 +229,7 @@ def _seconds_anywhere(trial: Trial, found: Sequence[Rate | None], rates: Sequenc
 
 def _seconds(trial: Trial, found: Rate, set_up: float) -> Interval:
     """All its replicas' training, its evaluations (a token forward takes a third of one in training), and its set-up."""
-    per_rate = len(trial.replicas) * (trial.cost.train_tokens + trial.config.tokens_evaluated(trial.evaluations) / 3)
+    per_rate = len(trial.replicas) * (trial.cost.train_tokens + trial.evaluated_tokens / 3)
     expected, off = per_rate * found.seconds_per_token, exp(SPREADS * found.spread)
     return Interval(low=set_up + expected / off, expected=set_up + expected, high=set_up + expected * off)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, JsonValue, ValidationError
 
 from archsweep.atomic import write_atomically
-from archsweep.config import DEFAULT_MARGIN, TUNABLE, ExperimentConfig, Replica, label
+from archsweep.config import CURVE_PARTS, DECISION_PARTS, DEFAULT_MARGIN, TUNABLE, ExperimentConfig, Replica, label
 from archsweep.errors import ArchsweepError, RecordError, SpaceError
 from archsweep.planning.budget import solve
 from archsweep.planning.cost import Cost, amount, cost
@@ -41,6 +41,7 @@ class Trial(BaseModel):
     replicas: tuple[Replica, ...]
     cost: Cost
     prune_tune: bool = False
+    decides: bool = False  # by its evaluations before the last: which variant or setting goes on
 
     @property
     def label(self) -> str:
@@ -61,6 +62,16 @@ class Trial(BaseModel):
     def evaluations(self) -> int:
         """Evaluations of each replica: a step has at most one."""
         return min(self.config.num_evaluations, self.steps)
+
+    @property
+    def earlier_parts(self) -> int:
+        """An evaluation before the last reads one window in so many."""
+        return DECISION_PARTS if self.decides else CURVE_PARTS
+
+    @property
+    def evaluated_tokens(self) -> int:
+        """Tokens that all evaluations of one replica read."""
+        return self.config.eval_tokens + (self.evaluations - 1) * (self.config.eval_tokens // self.earlier_parts)
 
     def with_replicas(self, replicas: tuple[Replica, ...], corpus_id: str) -> Trial:
         """The same variant with these replicas: a trial of another name."""
@@ -327,7 +338,8 @@ def trial_of(plan: Plan, space: Space, variant: Variant) -> Trial:
     for budget in filter(None, (*space.budgets, varied_budget(variant.values))):
         audited = amount(config, budget.kind)
         assert audited is None or budget.allows(audited), f"solved to {audited} for {budget}"
-    trial = Trial(id="", variant=variant.values, config=config, replicas=(), cost=price, prune_tune=space.prune_tune)
+    decides = space.prune_tune or space.early_stopping is not None
+    trial = Trial(id="", variant=variant.values, config=config, replicas=(), cost=price, prune_tune=space.prune_tune, decides=decides)
     return trial.with_replicas(replicas_of(space, config), plan.corpus_id)
 
 

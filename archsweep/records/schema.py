@@ -49,7 +49,7 @@ MEASURED = (
         "val_loss",
         "Float64",
         "nats/token",
-        "loss on the fixed evaluation tokens; before the last evaluation, on every fourth window of them",
+        "loss on the fixed evaluation tokens; before the last evaluation, on every eighth window of them (fourth with early stopping)",
     ),
     Column("perplexity", "Float64", "", "exp(val_loss)"),
     Column("bits_per_byte", "Float64", "bits/byte", "val_loss over the evaluation text's bytes: comparable between tokenizers"),

@@ -198,7 +198,7 @@ def _throughput(trial: Trial, last: Report) -> throughput.Measured | None:
         replicas=len(rows),
         stack_size=max(row["stack_size"] for row in rows),
         seconds_per_token=seconds / tokens,
-        evaluated_tokens=config.tokens_evaluated(trial.evaluations) * len(rows),
+        evaluated_tokens=trial.evaluated_tokens * len(rows),
         other_seconds=None if last["resumed_at"] or was_pruned else max(0.0, last["trial_seconds"] - seconds),
     )
 

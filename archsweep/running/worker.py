@@ -133,6 +133,7 @@ def _experiment(
         checkpoint_dir=folder / CHECKPOINT_FOLDER,
         checkpoint_seconds=storage.checkpoint_seconds,
         prune_tune=trial.prune_tune,
+        earlier_parts=trial.earlier_parts,
         warn=warn,
         **_fit(trial, resolve_device(trial.config), gpu_share, storage.cache_dir),
     )

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from pydantic import JsonValue
 
-from archsweep.config import BUSY_GPU, EARLIER_PARTS, FAMILIES
+from archsweep.config import BUSY_GPU, CURVE_PARTS, FAMILIES
 from archsweep.errors import ConfigError
 from archsweep.extensions import user_metrics
 from archsweep.training.best import best_replica, loss
@@ -57,7 +57,7 @@ class ArchitectureExperiment:
     is damaged. `stack_size` replicas train at once; by default as many as the device gains from. `micro_batch_size` is where
     micro_batch_size="auto" begins: by default a whole batch; it becomes smaller where memory runs out, unless `shrinks` is False. With
     `prune_tune`, tuned settings that are far behind after half of the steps are given up: their last rows say so, and the others' bits do
-    not change on a CPU.
+    not change on a CPU. Evaluations before the last read one window in `earlier_parts`.
     """
 
     def __init__(
@@ -74,6 +74,7 @@ class ArchitectureExperiment:
         micro_batch_size: int | None = None,
         shrinks: bool = True,
         prune_tune: bool = False,
+        earlier_parts: int = CURVE_PARTS,
         warn: Callable[[str], object] = warnings.warn,
     ) -> None:
         self.config = config
@@ -83,7 +84,7 @@ class ArchitectureExperiment:
         self._cache_dir, self._corpus = cache_dir, corpus
         self._checkpoint_dir, self._checkpoint_seconds = checkpoint_dir, checkpoint_seconds
         self._stack_size, self._micro_batch_size, self._shrinks, self._warn = stack_size, micro_batch_size, shrinks, warn
-        self._planned, self._prune_tune = self.replicas, prune_tune
+        self._planned, self._prune_tune, self._earlier_parts = self.replicas, prune_tune, earlier_parts
         self._step = 0
         self._evaluated: list[list[Row]] = []
         self._best: tuple[Row, torch.Tensor] | None = None  # the best replica's row so far, and its weights (P,), on the CPU
@@ -247,7 +248,7 @@ class ArchitectureExperiment:
             self._step = max(divergence.step for divergence in divergences if divergence)
         train_losses = [loss for running in self.stacks for loss in running.take_losses()]
         # Spread over all documents: the first ones alone were half a nat easier than the rest.
-        windows = self._windows if self._step == self.total_steps else self._windows[::EARLIER_PARTS]
+        windows = self._windows if self._step == self.total_steps else self._windows[:: self._earlier_parts]
         measured = zip(homes, self.replicas, divergences, train_losses, self._losses_on(windows), strict=True)
         return [self._row(*each, partial(self._measure, index, windows)) for index, each in enumerate(measured)]
 

@@ -194,7 +194,7 @@ def test_a_plan_for_a_cluster_tells_what_its_nodes_take(space_file: Path, tmp_pa
         for trial in trials:
             throughput.append(tmp_path / "cache", throughput.measured(trial.config, "trial", **facts))
         [tokens] = {trial.cost.train_tokens for trial in trials}
-        evaluated = trials[0].config.tokens_evaluated(2) / 3
+        evaluated = trials[0].evaluated_tokens / 3
         after = forecast()
         assert after["seconds"]["expected"] == pytest.approx(6 * (tokens + evaluated) * 1e-4, rel=1e-6), "a trial on each node"
         assert after["device_name"] == processor_name()

@@ -50,8 +50,8 @@ def measured(plan: Plan, **seconds: float) -> list[throughput.Measured]:
 def test_times_add_up_one_after_another_and_side_by_side() -> None:
     made = plan(layers=(1, 2, 4), repeat=1)
     told = forecast(made, where(measured(made, l1=1e-4, l2=2e-4, l4=5e-4), price=3.0))
-    # Of each replica: 102,400 tokens, three evaluations of 8,192 and the last of 32,768 at a third.
-    tokens = 102_400 + (3 * 8_192 + 32_768) / 3
+    # Of each replica: 102,400 tokens, three evaluations of 4,096 and the last of 32,768 at a third.
+    tokens = 102_400 + (3 * 4_096 + 32_768) / 3
     one, two, four = (tokens * rate for rate in (1e-4, 2e-4, 5e-4))
     assert told.seconds_in_sum is not None
     assert told.seconds is not None
@@ -121,7 +121,7 @@ def test_where_nothing_was_measured_no_time_is_told(changes: dict[str, Any], tol
 def test_a_cluster_of_several_kinds_takes_what_its_slots_do_together_between_the_fastest_and_the_slowest() -> None:
     made = plan(layers=(1,), repeat=1)
     slow, fast = (tuple(measured(made, l1=rate)) for rate in (4e-4, 1e-4))
-    tokens = 102_400 + (3 * 8_192 + 32_768) / 3  # as above
+    tokens = 102_400 + (3 * 4_096 + 32_768) / 3  # as above
     told = forecast(made, where(kinds=(Kind("old", 1, slow), Kind("new", 3, fast))))
     off = exp(SPREADS * throughput.SAME_SHAPE)
     assert told.seconds is not None
@@ -248,8 +248,8 @@ def test_a_variant_of_several_trials_is_one_row_with_all_its_replicas() -> None:
     split = made.model_copy(update={"trials": parts})
     lines = shown(split, forecast(split, where(measured(made, l1=1e-4))))
     assert "every variant: 2 trials each, 4 replicas" in "\n".join(lines)
-    # 4 replicas of 121,515 tokens' worth at 0.1 ms.
-    assert any(line.split()[:1] == ["1"] and "49 s" in line for line in lines)
+    # 4 replicas of 117,419 tokens' worth at 0.1 ms.
+    assert any(line.split()[:1] == ["1"] and "47 s" in line for line in lines)
 
 
 def test_json_holds_the_plan_and_its_forecast() -> None:

@@ -16,7 +16,7 @@ from archsweep.errors import ConfigError, RecordError, SpaceError
 from archsweep.planning.find import find, shipped
 from archsweep.planning.grid import Refusal, grid
 from archsweep.planning.plan import Plan, make_plan
-from archsweep.space import Budget, Choice, Space
+from archsweep.space import ASHA, Budget, Choice, Space
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -84,6 +84,16 @@ def test_a_trial_is_named_by_its_content() -> None:
     assert not names & {trial.id for trial in plan(tune={"learning_rate": Choice(1e-3)}).trials}
     other_corpus = make_plan("sweep", "Why?", Space(base=BASE, compare={"num_layers": Choice(1, 2)}), "another")
     assert not names & {trial.id for trial in other_corpus.trials}
+
+
+def test_evaluations_that_decide_something_read_twice_as_much_as_those_that_draw_a_curve() -> None:
+    """By hand: of four evaluations the last reads 32,768 tokens, the others an eighth or a quarter of them."""
+    several = {"tune": {"learning_rate": Choice(1e-3, 2e-3)}, "repeat": 2}
+    curves, stopped, pruned = (plan(**several, **changes).trials for changes in ({}, {"early_stopping": ASHA()}, {"prune_tune": True}))
+    assert (curves[0].config.eval_tokens, curves[0].evaluations) == (32_768, 4)
+    for trials, parts, tokens in ((curves, 8, 4_096), (stopped, 4, 8_192), (pruned, 4, 8_192)):
+        assert {(trial.earlier_parts, trial.evaluated_tokens) for trial in trials} == {(parts, 32_768 + 3 * tokens)}
+    assert {trial.id for trial in stopped} == {trial.id for trial in curves}, "what is trained is the same"
 
 
 def test_a_variant_that_makes_no_config_is_refused_with_the_reason() -> None:

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from archsweep.config import EARLIER_PARTS, ExperimentConfig, Replica
+from archsweep.config import CURVE_PARTS, ExperimentConfig, Replica
 from archsweep.records.schema import CHECKPOINT_FOLDER
 from archsweep.training.best import saved_best, write_best
 from archsweep.training.checkpoint import KEPT, Checkpoints
@@ -167,7 +167,7 @@ def test_a_checkpoint_holds_the_best_model_so_far_beside_the_last(small: Experim
     write_best(best, config, tmp_path / "model")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     assert AutoTokenizer.from_pretrained(tmp_path / "model").model_max_length == config.context_length
-    windows = torch.from_numpy(experiment.data.evaluation_windows())[::EARLIER_PARTS]
+    windows = torch.from_numpy(experiment.data.evaluation_windows())[::CURVE_PARTS]
     with torch.no_grad():
         logits = model(windows[:, :-1]).logits
     loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())

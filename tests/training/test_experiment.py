@@ -490,11 +490,13 @@ def test_the_original_example_runs_as_written(tmp_path: Path) -> None:
     assert (model.config.n_head, model.config.n_layer, model.config.n_embd) == (5, 6, 320)
 
 
-def test_an_evaluation_before_the_last_reads_every_fourth_window(small: ExperimentConfig, corpora: Path) -> None:
-    experiment = ArchitectureExperiment(small.copy(num_evaluations=2), REPLICAS[:1], cache_dir=corpora)
+@pytest.mark.parametrize(("given", "part"), [({}, 8), ({"earlier_parts": 4}, 4)])
+def test_an_evaluation_before_the_last_reads_every_so_many_th_window(
+    small: ExperimentConfig, corpora: Path, given: dict[str, int], part: int
+) -> None:
+    experiment = ArchitectureExperiment(small.copy(num_evaluations=2), REPLICAS[:1], cache_dir=corpora, **given)
     experiment.setup()
     evaluations = experiment.evaluations()
-    for rows, step in zip(evaluations, (4, 1), strict=True):
-        part = experiment.evaluation_losses()[0, ::step]  # of the same weights: the generator stands still
-        assert rows[0]["val_loss"] == pytest.approx(float(part.mean()), rel=1e-6)
-    assert small.tokens_evaluated(2) == small.eval_tokens * 5 // 4
+    for rows, step in zip(evaluations, (part, 1), strict=True):
+        own = experiment.evaluation_losses()[0, ::step]  # of the same weights: the generator stands still
+        assert rows[0]["val_loss"] == pytest.approx(float(own.mean()), rel=1e-6)
