@@ -21,6 +21,7 @@ from archsweep.config import ExperimentConfig, Replica
 from archsweep.errors import ConfigError, DataError
 from archsweep.planning.cost import cost
 from archsweep.planning.plan import make_plan
+from archsweep.running import fork_server
 from archsweep.space import Budget, Choice, Space
 from archsweep.training.corpus import identify
 from archsweep.training.experiment import ArchitectureExperiment
@@ -175,8 +176,15 @@ def test_a_budget_is_solved_for_a_model_of_ones_own(tiny_config: ExperimentConfi
 
 
 @pytest.mark.slow
-def test_workers_of_ray_find_the_modules_too(tiny_config: ExperimentConfig, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = tiny_config.copy(family="own_model:build", dataset="own_text:documents", metrics=("own_metric:accuracy",))
+def test_workers_of_ray_which_are_forks_find_the_modules_too(tiny_config: ExperimentConfig, own: Path) -> None:
+    (own / "own_process.py").write_text(f"""
+import psutil
+
+def is_a_fork(model, windows):
+    return float({fork_server.__file__!r} in psutil.Process().parent().cmdline())
+""")
+    metrics = ("own_metric:accuracy", "own_process:is_a_fork")
+    config = tiny_config.copy(family="own_model:build", dataset="own_text:documents", metrics=metrics)
     plan = make_plan("own", "?", Space(base=config, compare={"num_layers": Choice(1)}, repeat=2), identify(config.dataset))
     script = "import sys; from pathlib import Path; from rich.console import Console; from archsweep import pipeline; "
     script += "from archsweep.planning.plan import Plan; "
@@ -186,4 +194,6 @@ def test_workers_of_ray_find_the_modules_too(tiny_config: ExperimentConfig, own:
     subprocess.run([sys.executable, "-c", script], cwd=own, env=environment, check=True)
     results = archsweep.load(own / "sweep")
     assert results.status.tolist() == ["finished"] * 2
-    assert all(0 <= json.loads(each)["accuracy"] < 1 for each in results.user_metrics)
+    for measured in map(json.loads, results.user_metrics):
+        assert 0 <= measured["accuracy"] < 1
+        assert measured["is_a_fork"] == (sys.platform == "linux")
