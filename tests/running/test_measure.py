@@ -42,7 +42,7 @@ def test_a_trial_that_lasts_leaves_what_its_training_took_and_a_short_one_nothin
     # Stacks of 10 s and 20 s trained 1,000 tokens of each of four replicas.
     assert line.seconds_per_token == pytest.approx(30 / 4000)
     assert line.other_seconds == pytest.approx(1.5)
-    assert line.evaluated_tokens == 4 * (64 + 256)
+    assert line.evaluated_tokens == 4 * (32 + 256)  # an eighth, and the whole
 
 
 def test_what_was_measured_is_not_measured_again(tmp_path: Path, tiny_plan: Plan) -> None:
