@@ -25,6 +25,9 @@ DEFAULT_MARGIN = 0.005
 # An evaluation before the last reads every so many-th window of the evaluation tokens: it draws a curve, or early stopping decides by it.
 CURVE_PARTS, DECISION_PARTS = 8, 4
 
+# What of a trial, beside its config and replicas, changes what is recorded of it, and so its name.
+RECORDED_OTHERWISE = ("prune_tune", "early_stopping")
+
 # Elements of one layer's activations from which on a GPU is busy: `benchmarks/fused.py` has stacks gain up to 1 million, and lose at 6.
 BUSY_GPU = 2**21
 

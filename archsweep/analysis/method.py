@@ -13,7 +13,7 @@ from archsweep.analysis.checks import FEWEST_FOR_BOOTSTRAP, FEWEST_FOR_SIGNS
 from archsweep.analysis.tuning import FEWEST_TO_SPLIT, choosing_seeds, is_tuned
 from archsweep.analysis.verdicts import LR_CONFOUNDED
 from archsweep.analysis.words import duration, p_value, percent, plural, words
-from archsweep.config import TRAINER_VERSION, ExperimentConfig
+from archsweep.config import RECORDED_OTHERWISE, TRAINER_VERSION, ExperimentConfig
 from archsweep.errors import ConfigError
 from archsweep.records.files import load_plan
 from archsweep.records.schema import PLAN_FILE, RESULTS_FILE
@@ -57,7 +57,7 @@ def _trainer(folder: Path) -> str:
     if not plan["trials"]:
         return ""
     trial = plan["trials"][0]
-    how = ["prune_tune"] if trial.get("prune_tune") else []
+    how = [name for name in RECORDED_OTHERWISE if trial.get(name)]
     try:
         made = ExperimentConfig(**trial["config"]).content_id(trial["replicas"], plan["corpus_id"], *how)
     except ConfigError:  # a config of fields that there are no more

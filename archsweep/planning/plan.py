@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, JsonValue, ValidationError
 
 from archsweep.atomic import write_atomically
-from archsweep.config import CURVE_PARTS, DECISION_PARTS, DEFAULT_MARGIN, TUNABLE, ExperimentConfig, Replica, label
+from archsweep.config import CURVE_PARTS, DECISION_PARTS, DEFAULT_MARGIN, RECORDED_OTHERWISE, TUNABLE, ExperimentConfig, Replica, label
 from archsweep.errors import ArchsweepError, RecordError, SpaceError
 from archsweep.planning.budget import solve
 from archsweep.planning.cost import Cost, amount, cost
@@ -41,7 +41,7 @@ class Trial(BaseModel):
     replicas: tuple[Replica, ...]
     cost: Cost
     prune_tune: bool = False
-    decides: bool = False  # by its evaluations before the last: which variant or setting goes on
+    early_stopping: bool = False  # of its variant
 
     @property
     def label(self) -> str:
@@ -66,7 +66,7 @@ class Trial(BaseModel):
     @property
     def earlier_parts(self) -> int:
         """An evaluation before the last reads one window in so many."""
-        return DECISION_PARTS if self.decides else CURVE_PARTS
+        return DECISION_PARTS if self.prune_tune or self.early_stopping else CURVE_PARTS
 
     @property
     def evaluated_tokens(self) -> int:
@@ -76,7 +76,7 @@ class Trial(BaseModel):
     def with_replicas(self, replicas: tuple[Replica, ...], corpus_id: str) -> Trial:
         """The same variant with these replicas: a trial of another name."""
         content = [replica.model_dump(mode="json") for replica in replicas]
-        how = ["prune_tune"] if self.prune_tune else []  # it changes what is recorded
+        how = [name for name in RECORDED_OTHERWISE if getattr(self, name)]
         return self.model_copy(update={"id": self.config.content_id(content, corpus_id, *how), "replicas": replicas})
 
     @property
@@ -338,8 +338,8 @@ def trial_of(plan: Plan, space: Space, variant: Variant) -> Trial:
     for budget in filter(None, (*space.budgets, varied_budget(variant.values))):
         audited = amount(config, budget.kind)
         assert audited is None or budget.allows(audited), f"solved to {audited} for {budget}"
-    decides = space.prune_tune or space.early_stopping is not None
-    trial = Trial(id="", variant=variant.values, config=config, replicas=(), cost=price, prune_tune=space.prune_tune, decides=decides)
+    how = {"prune_tune": space.prune_tune, "early_stopping": space.early_stopping is not None}
+    trial = Trial(id="", variant=variant.values, config=config, replicas=(), cost=price, **how)
     return trial.with_replicas(replicas_of(space, config), plan.corpus_id)
 
 
